@@ -1,0 +1,1 @@
+"""Authentication: credential stores and SASL mechanisms."""

@@ -1,0 +1,77 @@
+"""The configuration directory: how a TierConfig and its secrets lie on disk.
+
+``DIR/config.json.gz`` is the ConfigMap's one key; ``DIR/secrets/`` holds the Secret's keys as files. On a
+cluster both are mounted volumes; ``postroad run`` writes the same layout, so a worker cannot tell.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from pathlib import Path
+
+import msgspec
+
+from postroad_transport.config.model import TierConfig
+
+CONFIG_FILE = "config.json.gz"
+SECRETS_DIRECTORY = "secrets"
+
+_encoder = msgspec.json.Encoder(order="deterministic")
+_decoder = msgspec.json.Decoder(TierConfig)
+
+
+class ConfigError(Exception):
+    """The configuration on disk cannot be served; the message says why and names no secret."""
+
+
+def encode(config: TierConfig) -> bytes:
+    """Return the one canonical JSON form of `config`."""
+    return _encoder.encode(config)
+
+
+def config_hash(encoded: bytes) -> str:
+    """Return the identity of an encoded configuration: what ``/configz`` reports and the operator expects."""
+    return hashlib.sha256(encoded).hexdigest()
+
+
+def compress(encoded: bytes) -> bytes:
+    """Compress reproducibly, so that an unchanged configuration gives unchanged bytes."""
+    return gzip.compress(encoded, mtime=0)
+
+
+def load(directory: Path) -> tuple[TierConfig, str]:
+    """Read ``DIR/config.json.gz``; return the configuration and its hash.
+
+    Raises
+    ------
+    ConfigError
+        The file is missing, is not gzip, is not JSON, or does not match the model.
+    """
+    try:
+        encoded = gzip.decompress((directory / CONFIG_FILE).read_bytes())
+        config = _decoder.decode(encoded)
+    except (OSError, EOFError, msgspec.MsgspecError) as error:
+        raise ConfigError(f"{directory / CONFIG_FILE}: {error}") from error
+    if config.format_version != 1:
+        raise ConfigError(f"{directory / CONFIG_FILE}: format {config.format_version} is not 1")
+    return config, config_hash(encoded)
+
+
+def read_secret(directory: Path, name: str) -> bytes:
+    """Return the content of one secret file.
+
+    Raises
+    ------
+    ConfigError
+        There is no such file, or it cannot be read.
+    """
+    try:
+        return (directory / SECRETS_DIRECTORY / name).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"secret file {name}: {error.strerror}") from error
+
+
+def secret_name(kind: str, name: str, content: bytes, suffix: str) -> str:
+    """Name a secret file by what it is and by its content: ``certificate.mail.3f2a91c04b7d.crt``."""
+    return f"{kind}.{name}.{hashlib.sha256(content).hexdigest()[:12]}.{suffix}"

@@ -1,0 +1,1 @@
+"""Delivery: the scheduler, the SMTP and LMTP client, Maildir, notices."""

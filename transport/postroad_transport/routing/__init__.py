@@ -1,0 +1,1 @@
+"""Routing: from a recipient to a next hop."""

@@ -1,0 +1,1 @@
+"""Receiving: the SMTP server protocol."""

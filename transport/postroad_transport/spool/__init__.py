@@ -1,0 +1,1 @@
+"""The spool: durable storage of queued messages."""

@@ -1,0 +1,1 @@
+"""What the tier tells about itself: metrics and events."""

@@ -1,0 +1,134 @@
+"""The tier's metrics, all in one place (documented in docs/metrics.md).
+
+Each worker counts in its own registry; the supervisor adds the workers up (`merge`), so a scrape sees one tier.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_DELIVERY_LATENCY = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30, 120, 600, 3600, 14400, 86400)
+
+#: Gauges where the tier's value is the largest of the workers', not their sum.
+MAXIMUM_GAUGES = frozenset(
+    {
+        "postroad_queue_oldest_age_seconds",
+        "postroad_certificate_not_after_timestamp_seconds",
+        "postroad_config_generation_info",
+        "postroad_config_last_reload_success",
+        "postroad_config_last_reload_timestamp_seconds",
+        "postroad_certificate_missing",
+    }
+)
+
+
+class Metrics:
+    """One worker's metrics. Label values are bounded: names from the configuration, and fixed words."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry or CollectorRegistry()
+        r = self.registry
+        # Receiving
+        self.sessions = Counter("postroad_sessions", "Sessions accepted.", ["connector"], registry=r)
+        self.sessions_open = Gauge("postroad_sessions_open", "Sessions open now.", ["connector"], registry=r)
+        self.sessions_refused = Counter(
+            "postroad_sessions_refused", "Connections refused before a greeting.", ["reason"], registry=r
+        )
+        self.refusals = Counter(
+            "postroad_refusals",
+            "Commands and messages refused, by rule, reply code and missing permission.",
+            ["connector", "verb", "rule", "code", "permission"],
+            registry=r,
+        )
+        self.authentications = Counter(
+            "postroad_authentications", "AUTH attempts.", ["connector", "mechanism", "result"], registry=r
+        )
+        self.tls_handshakes = Counter(
+            "postroad_tls_handshakes",
+            "TLS handshakes; direction in or out, version such as TLSv1.3, result ok or a reason.",
+            ["direction", "version", "result"],
+            registry=r,
+        )
+        self.messages_received = Counter(
+            "postroad_messages_received", "Messages that got a 250.", ["connector"], registry=r
+        )
+        self.bytes_received = Counter(
+            "postroad_received_bytes", "Bytes of messages that got a 250.", ["connector"], registry=r
+        )
+        self.accept_seconds = Histogram(
+            "postroad_accept_seconds",
+            "From the last byte of a message to its 250.",
+            ["connector"],
+            buckets=_LATENCY,
+            registry=r,
+        )
+        # Spool
+        self.spool_commits = Counter("postroad_spool_commits", "Durable transactions.", registry=r)
+        self.spool_batch = Histogram(
+            "postroad_spool_batch_operations",
+            "Operations in one durable transaction.",
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+            registry=r,
+        )
+        self.spool_failures = Counter("postroad_spool_failures", "Failed transactions.", ["reason"], registry=r)
+        # Queue and delivery
+        self.queue_messages = Gauge(
+            "postroad_queue_recipients", "Recipients queued, by destination.", ["destination"], registry=r
+        )
+        self.queue_oldest_age = Gauge(
+            "postroad_queue_oldest_age_seconds",
+            "Age of the oldest queued message.",
+            ["destination"],
+            registry=r,
+        )
+        self.deliveries = Counter(
+            "postroad_deliveries",
+            "Delivery attempts by recipient; result is delivered, deferred, failed or expired.",
+            ["connector", "result"],
+            registry=r,
+        )
+        self.bytes_sent = Counter(
+            "postroad_sent_bytes",
+            "Bytes of message delivered, once a transaction.",
+            ["connector"],
+            registry=r,
+        )
+        self.deliver_seconds = Histogram(
+            "postroad_deliver_seconds",
+            "From accepting a message to delivering it, by recipient.",
+            ["connector"],
+            buckets=_DELIVERY_LATENCY,
+            registry=r,
+        )
+        self.outbound_connections = Gauge(
+            "postroad_outbound_connections", "Open connections to next hops.", ["connector"], registry=r
+        )
+        self.notices = Counter("postroad_notices", "RFC 3464 notices sent, by kind.", ["kind"], registry=r)
+        # Configuration and certificates
+        self.certificate_not_after = Gauge(
+            "postroad_certificate_not_after_timestamp_seconds",
+            "When a certificate expires.",
+            ["name", "thumbprint"],
+            registry=r,
+        )
+        self.certificate_events = Counter(
+            "postroad_certificate_events",
+            "Certificate selection events: 12014 no certificate for the name, 12016 expired (spec.md 3).",
+            ["connector", "event"],
+            registry=r,
+        )
+        self.reloads = Counter(
+            "postroad_config_reloads", "Configuration loads by result (ok, refused).", ["result"], registry=r
+        )
+        self.reload_success = Gauge(
+            "postroad_config_last_reload_success", "1 when the last load was served.", registry=r
+        )
+        self.reload_timestamp = Gauge(
+            "postroad_config_last_reload_timestamp_seconds",
+            "When the served configuration was loaded.",
+            registry=r,
+        )
+        self.config_info = Gauge(
+            "postroad_config_generation_info", "Hash of the served configuration.", ["hash"], registry=r
+        )

@@ -1,0 +1,1 @@
+"""TLS: contexts made from the configuration's certificates."""
