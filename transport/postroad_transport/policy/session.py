@@ -24,5 +24,5 @@ class SessionFacts:
     account: str = ""
     """Login name; empty for anonymous and server sessions."""
     account_addresses: tuple[str, ...] = ()
-    """Addresses the account owns; ``*@example.com`` is a wildcard. Its own name, when that is an address, counts too."""
+    """Addresses the account owns; ``*@example.com`` is a wildcard."""
     auth_mechanism: str = ""

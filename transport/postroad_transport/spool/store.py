@@ -16,7 +16,7 @@ class SpoolError(Exception):
     """The store failed for now; nothing was kept. The client gets 451."""
 
 
-class SpoolFull(SpoolError):
+class SpoolFullError(SpoolError):
     """There is no room; nothing was kept. The client gets 452."""
 
 
@@ -28,7 +28,7 @@ class Store(Protocol):
 
         Raises
         ------
-        SpoolFull
+        SpoolFullError
             No room on the disk.
         SpoolError
             Any other failure. In both cases nothing of the message is kept.

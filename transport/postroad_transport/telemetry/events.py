@@ -35,9 +35,7 @@ class EventLog:
     def emit(self, event: str, **fields: Any) -> None:
         """Add one event. Values must be JSON-encodable; `None` values are left out."""
         record: dict[str, Any] = {"ts": round(self._clock(), 6), "event": event, **self._constant}
-        for name, value in fields.items():
-            if value is not None:
-                record[name] = value
+        record.update({name: value for name, value in fields.items() if value is not None})
         self._buffer += _encode(record)
         self._buffer += b"\n"
         if len(self._buffer) >= FLUSH_BYTES:
