@@ -1,1 +1,1 @@
-"""Routing: from a recipient to a next hop."""
+"""Routing: which next hop a recipient's domain has, and which hosts answer for it."""
