@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -75,3 +77,47 @@ def read_secret(directory: Path, name: str) -> bytes:
 def secret_name(kind: str, name: str, content: bytes, suffix: str) -> str:
     """Name a secret file by what it is and by its content: ``certificate.mail.3f2a91c04b7d.crt``."""
     return f"{kind}.{name}.{hashlib.sha256(content).hexdigest()[:12]}.{suffix}"
+
+
+def store(directory: Path, packed: bytes, secret_files: Mapping[str, bytes]) -> bool:
+    """Write a compressed configuration and its secrets into `directory`; return whether anything changed.
+
+    Secrets are written first, then the configuration replaces the old one in one rename, then secrets that
+    it does not name are removed: a reader sees either the old pair or the new one.
+    """
+    secrets = directory / SECRETS_DIRECTORY
+    secrets.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for name, content in secret_files.items():
+        if not (secrets / name).exists():
+            _replace(secrets / name, content)
+    target = directory / CONFIG_FILE
+    changed = not target.exists() or target.read_bytes() != packed
+    if changed:
+        _replace(target, packed)
+    for path in secrets.iterdir():
+        if path.name not in secret_files:
+            path.unlink()
+    return changed
+
+
+def copy(source: Path, target: Path) -> None:
+    """Make `target` hold what `source` holds.
+
+    Raises
+    ------
+    OSError
+        `source` cannot be read, or `target` cannot be written.
+    """
+    packed = (source / CONFIG_FILE).read_bytes()
+    files = {path.name: path.read_bytes() for path in (source / SECRETS_DIRECTORY).iterdir() if path.is_file()}
+    store(target, packed, files)
+
+
+def _replace(target: Path, content: bytes) -> None:
+    temporary = target.with_name(f".{target.name}.new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(target)

@@ -1,0 +1,1 @@
+"""The operator side: resources, the compiler, and the commands that use them."""

@@ -1,0 +1,235 @@
+"""The supervisor: N workers over one configuration directory."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client.metrics_core import Metric
+
+from postroad_transport.config import TierConfig
+from postroad_transport.config.files import ConfigError, copy, load
+from postroad_transport.supervisor.aggregate import Family, merge, only_growing, snapshot
+from postroad_transport.supervisor.child import Child, WorkerUnreachableError
+from postroad_transport.telemetry.events import EventLog
+from postroad_transport.worker.settings import WorkerSettings
+
+#: Seconds before a worker that ended is started again: the first restart is at once, a crash loop is slow.
+RESTART_DELAYS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
+#: Seconds of service after which a worker counts as healthy again.
+HEALTHY_AFTER = 30.0
+
+
+class SupervisorSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What one pod, or one `postroad run`, is told."""
+
+    config_dir: Path
+    state_dir: Path
+    run_dir: Path
+    """Where the Unix sockets are made; a short path (at most 80 characters)."""
+    addresses: tuple[str, ...]
+    workers: int = 2
+    drain_timeout: float = 25.0
+
+
+class ReloadRefusedError(Exception):
+    """The new configuration cannot be served; the old one still is. The message says why."""
+
+
+def shards(spool: Path, workers: int) -> list[tuple[Path, tuple[Path, ...]]]:
+    """Give each worker its own shard, and share out those of a former, higher number of workers."""
+    own = [spool / f"worker-{index}.sqlite" for index in range(workers)]
+    orphans = sorted(path for path in spool.glob("worker-*.sqlite") if path not in own)
+    return [(path, tuple(orphans[index::workers])) for index, path in enumerate(own)]
+
+
+class Supervisor:
+    """Starts, restarts, reloads and drains the workers, and adds up what they tell."""
+
+    def __init__(self, settings: SupervisorSettings, *, log: IO[bytes], events: EventLog) -> None:
+        self.settings = settings
+        self.config: TierConfig | None = None
+        self.config_hash = ""
+        self.last_error = ""
+        self._log = log
+        self._events = events
+        self._children: dict[int, Child] = {}
+        self._ended: list[Family] = []
+        self._keepers: list[asyncio.Task[None]] = []
+        self._stopping = False
+        self._reload_lock = asyncio.Lock()
+        self.registry = CollectorRegistry()
+        self._up = Gauge("postroad_worker_up", "1 while a worker serves.", ["worker"], registry=self.registry)
+        self._restarts = Counter(
+            "postroad_worker_restarts",
+            "Workers that ended unasked and were started again.",
+            ["worker"],
+            registry=self.registry,
+        )
+
+    @property
+    def served_dir(self) -> Path:
+        """The last good configuration, kept where a restarted worker finds it when a bad one came meanwhile."""
+        return self.settings.state_dir / "served"
+
+    @property
+    def children(self) -> list[Child]:
+        """The workers that run now, by index."""
+        return [self._children[index] for index in sorted(self._children)]
+
+    async def start(self) -> None:
+        """Start every worker and wait until all serve.
+
+        Raises
+        ------
+        ConfigError
+            There is nothing to serve.
+        WorkerUnreachableError
+            A worker ended before it served (its reason is in the log and on standard error).
+        """
+        self.config, self.config_hash = load(self.settings.config_dir)
+        copy(self.settings.config_dir, self.served_dir)
+        spool = self.settings.state_dir / "spool"
+        spool.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.settings.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for index, (shard, adopt) in enumerate(shards(spool, self.settings.workers)):
+            worker = WorkerSettings(
+                index=index,
+                addresses=self.settings.addresses,
+                config_dir=self.settings.config_dir,
+                served_dir=self.served_dir,
+                state_dir=self.settings.state_dir,
+                control=self.settings.run_dir / f"worker-{index}.sock",
+                shard=shard,
+                adopt=adopt,
+                drain_timeout=self.settings.drain_timeout,
+            )
+            self._children[index] = await Child.start(worker, log=self._log)
+        try:
+            await asyncio.gather(*(child.wait_ready() for child in self.children))
+        except WorkerUnreachableError:
+            await self.stop()
+            raise
+        for index in self._children:
+            self._up.labels(str(index)).set(1)
+            self._keepers.append(asyncio.create_task(self._keep(index)))
+
+    async def _keep(self, index: int) -> None:
+        """Start worker `index` again whenever it ends unasked."""
+        loop = asyncio.get_running_loop()
+        failures = 0
+        while True:
+            child = self._children[index]
+            since = loop.time()
+            status = await child.process.wait()
+            if self._stopping:
+                return
+            self._up.labels(str(index)).set(0)
+            self._restarts.labels(str(index)).inc()
+            self._ended.extend(only_growing(child.last_metrics))
+            failures = 0 if loop.time() - since > HEALTHY_AFTER else failures + 1
+            delay = RESTART_DELAYS[min(failures, len(RESTART_DELAYS) - 1)]
+            self._events.emit("worker.ended", worker=index, status=status, restart_in=delay)
+            self._events.flush()
+            await child.close()
+            await asyncio.sleep(delay)
+            self._children[index] = await Child.start(child.settings, log=self._log)
+            with contextlib.suppress(WorkerUnreachableError):
+                await self._children[index].wait_ready()
+                self._up.labels(str(index)).set(1)
+
+    async def reload(self) -> str:
+        """Serve what now lies in the configuration directory; return its hash.
+
+        One worker tries the new configuration first without serving it; only if that works do all of them
+        switch, so that a bad configuration never splits the tier.
+
+        Raises
+        ------
+        ReloadRefusedError
+            It cannot be served; nothing has changed.
+        """
+        async with self._reload_lock:
+            try:
+                config, digest = load(self.settings.config_dir)
+                await self._reload_child(self.children[0], "trial")
+                copy(self.settings.config_dir, self.served_dir)
+            except (ConfigError, WorkerUnreachableError, OSError) as error:
+                self.last_error = str(error)
+                self._events.emit("config.refused", reason=self.last_error)
+                self._events.flush()
+                raise ReloadRefusedError(self.last_error) from error
+            results = await asyncio.gather(
+                *(self._reload_child(child, "serve") for child in self.children), return_exceptions=True
+            )
+            failures = [str(result) for result in results if isinstance(result, BaseException)]
+            self.config, self.config_hash, self.last_error = config, digest, "; ".join(failures)
+            self._events.emit("config.loaded", hash=digest, failures=failures or None)
+            self._events.flush()
+            return digest
+
+    @staticmethod
+    async def _reload_child(child: Child, mode: str) -> None:
+        answer = await child.call("POST", "/reload", mode=mode)
+        if not answer["ok"]:
+            raise ConfigError(answer["error"])
+
+    async def collect(self) -> list[Metric]:
+        """Return the tier's metrics."""
+        workers = await asyncio.gather(*(child.metrics() for child in self.children))
+        return merge([snapshot(self.registry), self._ended, *workers])
+
+    async def status(self) -> list[dict[str, Any]]:
+        """Return each worker's own status; one that does not answer is ``{"index": n, "error": why}``."""
+
+        async def ask(child: Child) -> dict[str, Any]:
+            try:
+                answer: dict[str, Any] = await child.call("GET", "/status")
+            except (WorkerUnreachableError, LookupError) as error:
+                return {"index": child.settings.index, "error": str(error)}
+            return answer
+
+        return list(await asyncio.gather(*(ask(child) for child in self.children)))
+
+    async def stop(self) -> None:
+        """Drain every worker, then end."""
+        self._stopping = True
+        for child in self.children:
+            child.terminate()
+        grace = self.settings.drain_timeout + 5
+        waiting = [asyncio.create_task(child.process.wait()) for child in self.children]
+        if waiting:
+            _, late = await asyncio.wait(waiting, timeout=grace)
+            if late:
+                for child in self.children:
+                    if child.process.returncode is None:
+                        child.process.kill()
+                await asyncio.wait(late)
+        for keeper in self._keepers:
+            keeper.cancel()
+        for child in self.children:
+            await child.close()
+
+    async def serve(self, stop: asyncio.Event, *, started: Callable[[], None] | None = None) -> None:
+        """Start, run until `stop` is set, then drain."""
+        await self.start()
+        if started is not None:
+            started()
+        try:
+            await stop.wait()
+        finally:
+            await self.stop()
+
+
+def short_run_dir(state_dir: Path) -> Path:
+    """Return ``STATE/run`` where Unix socket names fit in it, else a private directory under the system's own."""
+    candidate = state_dir.resolve() / "run"
+    if len(str(candidate)) <= 80:
+        return candidate
+    return Path("/tmp") / f"postroad-{os.getpid()}"  # noqa: S108 (made with mode 0700 before use)
