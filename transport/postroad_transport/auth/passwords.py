@@ -1,0 +1,177 @@
+"""Password hashes, and verifying them away from the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import os
+import re
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import argon2
+import argon2.low_level
+import bcrypt
+
+#: How long a password that was right is remembered, in seconds.
+REMEMBER = 60.0
+#: How many right passwords are remembered.
+REMEMBER_ENTRIES = 10_000
+#: Verifications that may wait or run at once: at about 50 ms each, more would keep clients waiting for seconds.
+MAX_PENDING = 64
+
+#: bcrypt sees this many octets of a password; the tools that make hashes cut there too.
+_BCRYPT_OCTETS = 72
+_MAX_ARGON2_KIB = 1024 * 1024
+_MAX_ARGON2_TIME = 64
+_MAX_BCRYPT_COST = 16
+
+_BCRYPT = re.compile(r"\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{53}")
+_ARGON2 = re.compile(
+    r"(\$argon2id?\$v=19\$m=(\d{1,10}),t=(\d{1,10}),p=(\d{1,8})\$)([A-Za-z0-9+/]{11,86})\$([A-Za-z0-9+/]{16,171})"
+)
+_DEFAULT_ARGON2 = "$argon2id$v=19$m=65536,t=3,p=4$" + "A" * 22 + "$" + "A" * 43
+
+
+class AuthUnavailableError(Exception):
+    """Passwords cannot be verified just now: 454 4.7.0, try again later."""
+
+
+class HashFormatError(ValueError):
+    """A stored password is not in a form that is accepted; the message says why and never quotes it."""
+
+
+def check_format(encoded: str) -> str:
+    """Accept an argon2 (RFC 9106, PHC string) or bcrypt hash; return its parameters as a prefix.
+
+    Raises
+    ------
+    HashFormatError
+        Anything else: plain text, ``{SHA}``, MD5, DES, or a cost that would stall the server.
+    """
+    if match := _ARGON2.fullmatch(encoded):
+        memory, passes, lanes = int(match[2]), int(match[3]), int(match[4])
+        if lanes < 1 or passes < 1 or memory < 8 * lanes:
+            raise HashFormatError("the argon2 parameters are not valid")
+        if memory > _MAX_ARGON2_KIB or passes > _MAX_ARGON2_TIME:
+            raise HashFormatError("the argon2 cost is too high: at most m=1048576 and t=64")
+        return match[1]
+    if match := _BCRYPT.fullmatch(encoded):
+        if not 4 <= int(match[1]) <= _MAX_BCRYPT_COST:
+            raise HashFormatError("the bcrypt cost must be from 4 to 16")
+        return encoded[:7]
+    if encoded.startswith(("$argon2", "$2")):
+        raise HashFormatError("the hash is damaged or of an unsupported version")
+    if encoded.startswith(("$apr1$", "$1$", "{SHA}", "{SSHA}", "{MD5}", "{CRYPT}", "$5$", "$6$")):
+        raise HashFormatError("this hash is too weak or not supported: use argon2id or bcrypt (htpasswd -B)")
+    raise HashFormatError("this is not a password hash: use argon2id or bcrypt (htpasswd -B)")
+
+
+def decoy(encoded: str = "") -> str:
+    """Return a hash that no password matches and that costs as much to check as `encoded`."""
+    encoded = encoded or _DEFAULT_ARGON2
+    if match := _ARGON2.fullmatch(encoded):
+        return f"{match[1]}{_filler(match[5])}${_filler(match[6])}"
+    # The first salt character after the cost is kept free of the bits that bcrypt's alphabet would reject.
+    return encoded[:7] + "." * 22 + secrets.token_hex(16)[:31]
+
+
+def check_password(encoded: str, password: bytes) -> bool:
+    """Tell whether `password` matches. Takes tens of milliseconds and releases the GIL.
+
+    Raises
+    ------
+    AuthUnavailableError
+        Memory ran out, or the library refuses the hash.
+    """
+    try:
+        if encoded.startswith("$argon2"):
+            kind = argon2.Type.ID if encoded.startswith("$argon2id$") else argon2.Type.I
+            return argon2.low_level.verify_secret(encoded.encode("ascii"), password, kind)
+        return bcrypt.checkpw(password[:_BCRYPT_OCTETS], encoded.encode("ascii"))
+    except argon2.exceptions.VerifyMismatchError:
+        return False
+    except (argon2.exceptions.Argon2Error, argon2.exceptions.InvalidHashError, ValueError, MemoryError) as error:
+        raise AuthUnavailableError("the password hash cannot be checked") from error
+
+
+class PasswordVerifier:
+    """Checks passwords in a few threads, joins equal questions, and remembers right answers for a while.
+
+    What is remembered is an HMAC under a key that only this process has, over user, password and stored hash:
+    a changed hash is a different question, so the memory survives a reload and never outlives a password.
+    """
+
+    def __init__(
+        self,
+        *,
+        threads: int | None = None,
+        max_pending: int = MAX_PENDING,
+        clock: Callable[[], float] = time.monotonic,
+        check: Callable[[str, bytes], bool] = check_password,
+    ) -> None:
+        self._pool = ThreadPoolExecutor(threads or min(4, os.cpu_count() or 1), "passwords")
+        self._max_pending = max_pending
+        self._clock = clock
+        self._check = check
+        self._key = secrets.token_bytes(32)
+        self._lock = threading.Lock()
+        self._pending: dict[bytes, Future[bool]] = {}
+        self._good_until: dict[bytes, float] = {}
+
+    async def verify(self, username: str, password: str, encoded: str) -> bool:
+        """Tell whether `password` matches the stored hash of `username`.
+
+        Raises
+        ------
+        AuthUnavailableError
+            Too many verifications wait already, or the hash cannot be checked now.
+        """
+        secret = password.encode("utf-8", "surrogatepass")
+        question = self._question(username.encode("utf-8", "surrogatepass"), secret, encoded)
+        with self._lock:
+            if self._good_until.get(question, 0.0) > self._clock():
+                return True
+            future = self._pending.get(question)
+            if future is None:
+                if len(self._pending) >= self._max_pending:
+                    raise AuthUnavailableError("too many logins are being checked")
+                future = self._pending[question] = self._pool.submit(self._check, encoded, secret)
+        future.add_done_callback(lambda done: self._settle(question, done))
+        # Shielded: others may wait for the same answer when this session goes away.
+        return await asyncio.shield(asyncio.wrap_future(future))
+
+    def close(self) -> None:
+        """Stop the threads; what has not begun is cancelled."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _question(self, username: bytes, password: bytes, encoded: str) -> bytes:
+        mac = hmac.new(self._key, digestmod=hashlib.sha256)
+        for part in (username, password, encoded.encode("ascii")):
+            mac.update(len(part).to_bytes(8, "big"))
+            mac.update(part)
+        return mac.digest()
+
+    def _settle(self, question: bytes, done: Future[bool]) -> None:
+        with self._lock:
+            if self._pending.pop(question, None) is not done:
+                return
+            if done.cancelled() or done.exception() is not None or not done.result():
+                return
+            if len(self._good_until) >= REMEMBER_ENTRIES:
+                self._forget()
+            self._good_until[question] = self._clock() + REMEMBER
+
+    def _forget(self) -> None:
+        now = self._clock()
+        self._good_until = {question: until for question, until in self._good_until.items() if until > now}
+        while len(self._good_until) >= REMEMBER_ENTRIES:
+            del self._good_until[next(iter(self._good_until))]
+
+
+def _filler(text: str) -> str:
+    return "A" * 0 + "".join(secrets.choice("abcdefghijklmnopqrstuvwxyz") for _ in text[:-1]) + "A"

@@ -1,0 +1,92 @@
+"""TLS contexts for outbound sessions, one for each level of proof (spec.md sections 2.2 and 4)."""
+
+from __future__ import annotations
+
+import ipaddress
+import ssl
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Any
+
+from postroad_transport.config import TlsAuthLevel
+from postroad_transport.config.files import ConfigError
+from postroad_transport.policy.certificate import covers
+
+_VERIFIED_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:ECDHE+AES:!aNULL:!PSK:!SRP"
+# Where nothing is verified, a weak key of the peer is still better than clear text (RFC 7435 section 3).
+_OPPORTUNISTIC_CIPHERS = "DEFAULT:@SECLEVEL=0"
+
+
+@lru_cache(maxsize=64)
+def client_context(level: TlsAuthLevel | None, *, trust: str = "") -> ssl.SSLContext:
+    """Return the context for outbound TLS at `level`; cached, since loading the system's store is slow.
+
+    Parameters
+    ----------
+    level
+        None (opportunistic) and EncryptionOnly encrypt and verify nothing. CertificateValidation verifies the
+        chain and leaves the name to the caller (:func:`verify_name`, when any of several names will do).
+        DomainValidation verifies chain and name: the handshake fails unless the certificate is for the
+        ``server_hostname`` given to it, so give the connector's ``tls_domain``, or the host when that is empty.
+    trust
+        PEM of authorities to trust besides the system's.
+
+    Raises
+    ------
+    ConfigError
+        `trust` is not PEM.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    context.check_hostname = level is TlsAuthLevel.DOMAIN_VALIDATION
+    if level is None or level is TlsAuthLevel.ENCRYPTION_ONLY:
+        context.verify_mode = ssl.CERT_NONE
+        context.set_ciphers(_OPPORTUNISTIC_CIPHERS)
+        return context
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.set_ciphers(_VERIFIED_CIPHERS)
+    context.hostname_checks_common_name = False
+    # A trusted intermediate or server certificate ends the chain, as direct trust wants it.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.load_default_certs()
+    if trust:
+        try:
+            context.load_verify_locations(cadata=trust)
+        except ssl.SSLError as error:
+            raise ConfigError(f"trust bundle: not PEM certificates ({error.reason})") from error
+    return context
+
+
+def verify_name(peer_cert: Mapping[str, Any] | None, names: Iterable[str]) -> bool:
+    """Tell whether a certificate is for one of `names` (RFC 9525 section 6).
+
+    Parameters
+    ----------
+    peer_cert
+        What :meth:`ssl.SSLObject.getpeercert` returns. Only subject alternative names count; it is empty
+        when the chain was not verified, and then no name matches.
+    names
+        DNS names or IP addresses. An address matches only an address entry. A wildcard in the certificate
+        stands for one label and needs two labels after it.
+    """
+    sans = (peer_cert or {}).get("subjectAltName", ())
+    patterns = [value for kind, value in sans if kind == "DNS" and _usable(value)]
+    addresses = {_address(value) for kind, value in sans if kind == "IP Address"} - {None}
+    return any(
+        _address(name) in addresses
+        if _address(name) is not None
+        else any(covers(pattern, name) for pattern in patterns)
+        for name in names
+    )
+
+
+def _usable(pattern: str) -> bool:
+    return "*" not in pattern or (pattern.startswith("*.") and pattern.rstrip(".").count(".") >= 2)
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None
