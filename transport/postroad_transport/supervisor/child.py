@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import sys
-from typing import IO, Any
+from typing import Any
 
 import aiohttp
 import msgspec
@@ -36,8 +36,8 @@ class Child:
         )
 
     @classmethod
-    async def start(cls, settings: WorkerSettings, *, log: IO[bytes] | int) -> Child:
-        """Start a worker process; `log` receives its event log."""
+    async def start(cls, settings: WorkerSettings, *, log: int) -> Child:
+        """Start a worker process; `log` is the descriptor of the event log."""
         settings.control.unlink(missing_ok=True)
         process = await asyncio.create_subprocess_exec(
             sys.executable,

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -52,7 +51,7 @@ def shards(spool: Path, workers: int) -> list[tuple[Path, tuple[Path, ...]]]:
 class Supervisor:
     """Starts, restarts, reloads and drains the workers, and adds up what they tell."""
 
-    def __init__(self, settings: SupervisorSettings, *, log: IO[bytes], events: EventLog) -> None:
+    def __init__(self, settings: SupervisorSettings, *, log: int, events: EventLog) -> None:
         self.settings = settings
         self.config: TierConfig | None = None
         self.config_hash = ""
@@ -215,16 +214,6 @@ class Supervisor:
             keeper.cancel()
         for child in self.children:
             await child.close()
-
-    async def serve(self, stop: asyncio.Event, *, started: Callable[[], None] | None = None) -> None:
-        """Start, run until `stop` is set, then drain."""
-        await self.start()
-        if started is not None:
-            started()
-        try:
-            await stop.wait()
-        finally:
-            await self.stop()
 
 
 def short_run_dir(state_dir: Path) -> Path:

@@ -1,0 +1,169 @@
+"""`postroad queue`: look at and change the queue of a running tier."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+RUN_FILE = "run.json"
+
+
+class NoTierError(click.ClickException):
+    """No running tier was found."""
+
+    exit_code = 2
+
+
+def control_socket(state_dir: Path) -> str:
+    """Return the control socket of the tier that runs with `state_dir`.
+
+    Raises
+    ------
+    NoTierError
+        There is no ``run.json``: no tier runs there.
+    """
+    try:
+        return str(json.loads((state_dir / RUN_FILE).read_text())["control"])
+    except (OSError, ValueError, KeyError) as error:
+        raise NoTierError(
+            f"no tier runs with the state directory {state_dir} (no {RUN_FILE} there): start one with `postroad run`"
+        ) from error
+
+
+def call(socket: str, method: str, path: str, params: dict[str, str]) -> Any:
+    """Make one request to the control socket and return the decoded answer.
+
+    Raises
+    ------
+    NoTierError
+        Nobody listens.
+    click.ClickException
+        The tier refused, for instance because there is no such message.
+    """
+
+    async def request() -> Any:
+        connector = aiohttp.UnixConnector(path=socket)
+        async with (
+            aiohttp.ClientSession(connector=connector) as session,
+            session.request(method, f"http://postroad{path}", params=params) as response,
+        ):
+            body = await response.json(content_type=None)
+            if response.status >= 400:
+                raise click.ClickException(body["error"])
+            return body
+
+    try:
+        return asyncio.run(request())
+    except (aiohttp.ClientError, OSError) as error:
+        raise NoTierError(f"the tier does not answer on {socket}: {error}") from error
+
+
+def age(seconds: float) -> str:
+    """Write an age as people do: ``42s``, ``5m``, ``3h``, ``2d``."""
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= size:
+            return f"{int(seconds // size)}{unit}"
+    return f"{int(seconds)}s"
+
+
+@click.group("queue")
+@click.option(
+    "--state-dir",
+    type=click.Path(path_type=Path),
+    default=Path(".postroad"),
+    show_default=True,
+    help="State directory of the running tier.",
+)
+@click.option("--control", default="", help="Control socket, where there is no state directory to find it by.")
+@click.pass_context
+def queue(context: click.Context, state_dir: Path, control: str) -> None:
+    """List, inspect, retry, hold, release or delete queued messages."""
+    context.obj = control or control_socket(state_dir)
+
+
+@queue.command("list")
+@click.option("--destination", default="", help="Only this destination, such as dns:example.com.")
+@click.option("--sender", default="", help="Only this envelope sender.")
+@click.option("--recipient", default="", help="Only messages for this recipient.")
+@click.option("--limit", default=100, show_default=True, help="At most this many, oldest first.")
+@click.option("--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@click.pass_obj
+def list_(socket: str, destination: str, sender: str, recipient: str, limit: int, output: str) -> None:
+    """List queued messages, oldest first."""
+    filters = {"destination": destination, "sender": sender, "recipient": recipient, "limit": str(limit)}
+    messages = call(socket, "GET", "/queue", {name: value for name, value in filters.items() if value})
+    if output == "json":
+        click.echo(json.dumps(messages, indent=2))
+        return
+    if not messages:
+        click.echo("The queue is empty.")
+        return
+    table = Table(box=None)
+    for heading in ("ID", "AGE", "SIZE", "SENDER", "RECIPIENT", "STATE", "TRIES", "NEXT", "LAST REPLY"):
+        table.add_column(heading, overflow="fold")
+    now = time.time()
+    for message in messages:
+        for recipient_ in message["recipients"]:
+            state = "held" if message.get("held") else recipient_.get("state", "queued")
+            wait = max(0.0, recipient_.get("next_attempt", 0) - now)
+            table.add_row(
+                message["id"],
+                age(now - message["received_at"]),
+                str(message.get("size", 0)),
+                escape(message["sender"] or "<>"),
+                escape(recipient_["address"]),
+                state,
+                str(recipient_.get("attempts", 0)),
+                age(wait) if state == "queued" else "-",
+                escape(recipient_.get("reply", "")),
+            )
+    Console().print(table)
+
+
+@queue.command()
+@click.argument("message_id")
+@click.pass_obj
+def show(socket: str, message_id: str) -> None:
+    """Show one message: its envelope, its recipients' states and its headers."""
+    click.echo(json.dumps(call(socket, "GET", f"/queue/{message_id}", {}), indent=2))
+
+
+def _change(socket: str, action: str, message_id: str, destination: str) -> None:
+    path = f"/queue/{message_id}/{action}" if message_id else f"/queue/{action}"
+    answer = call(socket, "POST", path, {"destination": destination} if destination else {})
+    click.echo(f"{action}: {answer['changed']} message(s)")
+
+
+def _bulk_command(action: str, explanation: str) -> None:
+    @queue.command(action, help=explanation)
+    @click.argument("message_id", required=False, default="")
+    @click.option("--destination", default="", help="Every message for this destination.")
+    @click.option("--all", "everything", is_flag=True, help="Every message.")
+    @click.pass_obj
+    def command(socket: str, message_id: str, destination: str, everything: bool) -> None:
+        if not (message_id or destination or everything):
+            raise click.UsageError("name a message, or give --destination or --all")
+        _change(socket, action, message_id, destination)
+
+
+_bulk_command("retry", "Try now what waits for its next attempt.")
+_bulk_command("hold", "Keep messages in the queue without trying them.")
+_bulk_command("release", "Let held messages go on.")
+
+
+@queue.command()
+@click.argument("message_id")
+@click.pass_obj
+def delete(socket: str, message_id: str) -> None:
+    """Remove a message from the queue for good; nobody is notified."""
+    call(socket, "DELETE", f"/queue/{message_id}", {})
+    click.echo(f"deleted {message_id}")
