@@ -1,0 +1,31 @@
+"""Fixtures of the end-to-end tests: a running tier, and what it talks to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from running_tier import Manifests, Tier
+
+
+@pytest.fixture
+def manifests(tmp_path: Path) -> Manifests:
+    """Manifests of a small tier on free ports."""
+    return Manifests(tmp_path / "manifests")
+
+
+@pytest.fixture
+def start_tier(tmp_path: Path) -> Iterator[Callable[..., Tier]]:
+    """Start a tier from manifests; it is stopped at the end."""
+    tiers: list[Tier] = []
+
+    def start(manifests: Manifests, **options: object) -> Tier:
+        tier = Tier(manifests, tmp_path / "state", **options)  # type: ignore[arg-type]
+        tiers.append(tier)
+        return tier.start()
+
+    yield start
+    for tier in tiers:
+        if tier.process is not None and tier.process.poll() is None:
+            tier.stop()
