@@ -1,0 +1,38 @@
+"""Certificates: made by the tier's own authority, self-signed, or taken from Secrets; checked, kept, renewed."""
+
+from postroad_operator.certificates.authority import Authority, create_authority, issue, load_authority, self_signed
+from postroad_operator.certificates.ensure import Ensured, certificate_files, ensure
+from postroad_operator.certificates.material import CertificateError, Material, describe, from_secret
+from postroad_operator.certificates.request import (
+    CertificateRequest,
+    KeyAlgorithm,
+    KeyRotation,
+    KeySource,
+    Subject,
+    check_request,
+)
+from postroad_operator.certificates.store import CertificateStore, DirectoryStore, needs_renewal
+
+__all__ = [
+    "Authority",
+    "CertificateError",
+    "CertificateRequest",
+    "CertificateStore",
+    "DirectoryStore",
+    "Ensured",
+    "KeyAlgorithm",
+    "KeyRotation",
+    "KeySource",
+    "Material",
+    "Subject",
+    "certificate_files",
+    "check_request",
+    "create_authority",
+    "describe",
+    "ensure",
+    "from_secret",
+    "issue",
+    "load_authority",
+    "needs_renewal",
+    "self_signed",
+]
