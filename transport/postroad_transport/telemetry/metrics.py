@@ -18,7 +18,6 @@ MAXIMUM_GAUGES = frozenset(
         "postroad_config_generation_info",
         "postroad_config_last_reload_success",
         "postroad_config_last_reload_timestamp_seconds",
-        "postroad_certificate_missing",
     }
 )
 
