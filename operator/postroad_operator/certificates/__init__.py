@@ -3,6 +3,7 @@
 from postroad_operator.certificates.authority import Authority, create_authority, issue, load_authority, self_signed
 from postroad_operator.certificates.ensure import Ensured, certificate_files, ensure
 from postroad_operator.certificates.material import CertificateError, Material, describe, from_secret
+from postroad_operator.certificates.renewal import needs_renewal
 from postroad_operator.certificates.request import (
     CertificateRequest,
     KeyAlgorithm,
@@ -11,7 +12,7 @@ from postroad_operator.certificates.request import (
     Subject,
     check_request,
 )
-from postroad_operator.certificates.store import CertificateStore, DirectoryStore, needs_renewal
+from postroad_operator.certificates.store import CertificateStore, DirectoryStore
 
 __all__ = [
     "Authority",

@@ -29,7 +29,8 @@ AUTHORITY_YEARS = 10
 BACKDATE = timedelta(minutes=5)
 
 _CURVES: dict[int, ec.EllipticCurve] = {256: ec.SECP256R1(), 384: ec.SECP384R1(), 521: ec.SECP521R1()}
-_ISSUER_KEYS = (ec.EllipticCurvePrivateKey, rsa.RSAPrivateKey, ed25519.Ed25519PrivateKey)
+#: Kinds of key that can sign certificates.
+ISSUER_KEYS = (ec.EllipticCurvePrivateKey, rsa.RSAPrivateKey, ed25519.Ed25519PrivateKey)
 _MAX_COMMON_NAME = 64
 
 
@@ -90,7 +91,7 @@ def load_authority(chain_pem: bytes, private_key_pem: bytes, now: float, *, wher
     """
     chain = load_chain(chain_pem, where)
     key = load_key(private_key_pem, where)
-    if not isinstance(key, _ISSUER_KEYS):
+    if not isinstance(key, ISSUER_KEYS):
         raise CertificateError(f"{where}: the key cannot sign certificates; use ECDSA, RSA or Ed25519")
     certificate = chain[0]
     problems = []
@@ -128,7 +129,7 @@ def issue(
     """
     key = key or generate_key(request.algorithm, request.key_size)
     start = _instant(now)
-    end = min(_instant(now) + timedelta(seconds=request.duration), authority.certificate.not_valid_after_utc)
+    end = end_of_life(request, authority, start)
     builder = _server_builder(request, authority.certificate.subject, key, start, end)
     builder = builder.add_extension(_authority_key_identifier(authority.certificate), critical=False)
     leaf = builder.sign(authority.key, _digest(authority.key))
@@ -141,9 +142,15 @@ def self_signed(
     """Make a self-signed server certificate. A client trusts it by holding it (direct trust, spec.md 4)."""
     key = key or generate_key(request.algorithm, request.key_size)
     start = _instant(now)
-    end = start + timedelta(seconds=request.duration)
+    end = end_of_life(request, None, start)
     leaf = _server_builder(request, subject_name(request), key, start, end).sign(key, _digest(key))
     return Material(pem(leaf), key_pem(key), pem(leaf))
+
+
+def end_of_life(request: CertificateRequest, authority: Authority | None, issued: datetime) -> datetime:
+    """Return when a certificate issued at `issued` ends: after ``duration``, or sooner with its authority."""
+    end = issued + timedelta(seconds=int(request.duration))
+    return min(end, authority.certificate.not_valid_after_utc) if authority else end
 
 
 def subject_name(request: CertificateRequest) -> x509.Name:

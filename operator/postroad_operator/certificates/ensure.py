@@ -2,43 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes, PrivateKeyTypes
+from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 
 from postroad_operator.certificates.authority import (
+    ISSUER_KEYS,
     Authority,
     create_authority,
     issue,
     load_authority,
     self_signed,
-    subject_name,
 )
 from postroad_operator.certificates.material import (
     CertificateError,
     Material,
     describe,
     from_secret,
-    is_self_signed,
-    issued_by,
     key_pem,
     load_chain,
     load_key,
     pem,
     same_key,
-    subject_alternative_names,
 )
-from postroad_operator.certificates.request import (
-    CertificateRequest,
-    KeyAlgorithm,
-    KeyRotation,
-    KeySource,
-    check_request,
-)
-from postroad_operator.certificates.store import CertificateStore, needs_renewal
+from postroad_operator.certificates.renewal import key_fits, reissue_reason, renewal_time
+from postroad_operator.certificates.request import CertificateRequest, KeyRotation, KeySource, check_request
+from postroad_operator.certificates.store import CertificateStore
 from postroad_transport.config import Certificate
 from postroad_transport.config.files import secret_name
 
@@ -83,7 +74,22 @@ def ensure(
     now
         Seconds since the epoch.
     """
-    raise NotImplementedError
+    authorities = _Authorities(secrets, store, now)
+    materials: dict[str, Material] = {}
+    problems: dict[str, tuple[str, ...]] = {}
+    times: list[float] = []
+    for request in certificates:
+        try:
+            material, renew_at = _provide(request, secrets, authorities, store, now)
+        except CertificateError as error:
+            problems[request.source] = error.problems
+        except OSError as error:
+            problems[request.source] = (f"the certificate store cannot be used: {error.strerror or error}",)
+        else:
+            materials[request.source] = material
+            times.extend(renew_at)
+    trust = dict.fromkeys(item.trust_pem for item in materials.values() if item.trust_pem)
+    return Ensured(materials, problems, b"".join(trust), min(times, default=None))
 
 
 def certificate_files(request: CertificateRequest, material: Material) -> tuple[Certificate, dict[str, bytes]]:
@@ -100,3 +106,99 @@ def certificate_files(request: CertificateRequest, material: Material) -> tuple[
         key_file=key_file,
     )
     return described, {chain_file: material.chain_pem, key_file: material.key_pem}
+
+
+class _Authorities:
+    """Authorities by Secret name, each read once; the empty name is the tier's own, made when first needed."""
+
+    def __init__(self, secrets: Secrets, store: CertificateStore, now: float) -> None:
+        self._secrets = secrets
+        self._store = store
+        self._now = now
+        self._read: dict[str, Authority] = {}
+
+    def get(self, secret: str) -> Authority:
+        if secret not in self._read:
+            self._read[secret] = self._from_secret(secret) if secret else self._own()
+        return self._read[secret]
+
+    def _from_secret(self, secret: str) -> Authority:
+        data = _secret(self._secrets, secret)
+        if missing := [key for key in ("tls.crt", "tls.key") if not data.get(key)]:
+            raise CertificateError(*(f"Secret {secret}: {key} is missing" for key in missing))
+        return load_authority(data["tls.crt"], data["tls.key"], self._now, where=f"Secret {secret}")
+
+    def _own(self) -> Authority:
+        bundle = self._store.load(AUTHORITY_NAME)
+        if bundle is not None:
+            # A damaged or expired authority is reported, not replaced: every client would have to trust anew.
+            return load_authority(bundle, bundle, self._now, where="the tier's own authority")
+        authority = create_authority(AUTHORITY_COMMON_NAME, self._now)
+        self._store.save(AUTHORITY_NAME, key_pem(authority.key) + pem(*authority.chain))
+        return authority
+
+
+def _provide(
+    request: CertificateRequest, secrets: Secrets, authorities: _Authorities, store: CertificateStore, now: float
+) -> tuple[Material, tuple[float, ...]]:
+    """Return the material and the time to look again, if any."""
+    match request.key_source:
+        case KeySource.IMPORTED:
+            return from_secret(_secret(secrets, request.secret), request.dns_names, now), ()
+        case KeySource.ISSUER:
+            raise CertificateError("issuerRef: pending: needs cert-manager on a cluster; use ca or selfSigned here")
+        case KeySource.REQUEST:
+            raise CertificateError("request: pending: no authority has answered the certificate request yet")
+    if problems := check_request(request):
+        raise CertificateError(*problems)
+    authority = authorities.get(request.secret) if request.key_source is KeySource.CA else None
+    material = _kept_or_made(request, authority, store, now)
+    leaf = material.leaf
+    start, end = leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()
+    if authority is not None and leaf.not_valid_after_utc == authority.certificate.not_valid_after_utc:
+        warning = f"ends with its authority on {leaf.not_valid_after_utc:%Y-%m-%d}: replace the authority before"
+        material = replace(material, warnings=(*material.warnings, warning))
+    return material, (renewal_time(start, end, request.renew_before),)
+
+
+def _kept_or_made(
+    request: CertificateRequest, authority: Authority | None, store: CertificateStore, now: float
+) -> Material:
+    # The source is unique where a bare name is not: Kind/namespace/name.
+    name = request.source.replace("/", ".")
+    bundle = store.load(name)
+    kept = _read_bundle(bundle) if bundle is not None else None
+    key: CertificateIssuerPrivateKeyTypes | None = None
+    if kept is not None:
+        chain, key = kept
+        if not reissue_reason(chain[0], key, request, authority, now):
+            trust = authority.trust_pem if authority else pem(chain[0])
+            return Material(pem(*chain), key_pem(key), trust)
+        if request.rotation is KeyRotation.ALWAYS or not key_fits(key, request):
+            key = None
+    material = issue(authority, request, now, key=key) if authority else self_signed(request, now, key=key)
+    try:
+        store.save(name, material.key_pem + material.chain_pem)
+    except OSError as error:
+        # A certificate that will not survive a restart is better than none.
+        warning = f"the certificate is served but could not be kept: {error.strerror or error}"
+        return replace(material, warnings=(*material.warnings, warning))
+    return material
+
+
+def _read_bundle(bundle: bytes) -> tuple[list[x509.Certificate], CertificateIssuerPrivateKeyTypes] | None:
+    """Return chain and key; None if the bundle is damaged: what was issued can be issued again."""
+    try:
+        chain, key = load_chain(bundle), load_key(bundle)
+    except CertificateError:
+        return None
+    if isinstance(key, ISSUER_KEYS) and same_key(key.public_key(), chain[0].public_key()):
+        return chain, key
+    return None
+
+
+def _secret(secrets: Secrets, name: str) -> Mapping[str, bytes]:
+    try:
+        return secrets[name]
+    except KeyError:
+        raise CertificateError(f"Secret {name} does not exist") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -193,7 +194,7 @@ def common_name(certificate: x509.Certificate) -> str:
 
 
 def _chain_problems(chain: list[x509.Certificate]) -> Iterable[str]:
-    for position, (certificate, issuer) in enumerate(zip(chain, chain[1:], strict=False), start=1):
+    for position, (certificate, issuer) in enumerate(pairwise(chain), start=1):
         if not issued_by(certificate, issuer):
             yield (
                 f"tls.crt: certificate {position} ({certificate.subject.rfc4514_string()}) was not issued by the "

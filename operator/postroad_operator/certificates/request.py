@@ -19,7 +19,7 @@ class KeySource(StrEnum):
 
     SELF_SIGNED = "selfSigned"
     CA = "ca"
-    SECRET = "secretRef"
+    IMPORTED = "secretRef"
     ISSUER = "issuerRef"
     REQUEST = "request"
 
@@ -64,7 +64,7 @@ class Subject:
 class CertificateRequest:
     """One certificate that is wanted.
 
-    ``secret`` is ``namespace/name`` of the Secret with the certificate (:attr:`KeySource.SECRET`) or with the
+    ``secret`` is ``namespace/name`` of the Secret with the certificate (:attr:`KeySource.IMPORTED`) or with the
     authority (:attr:`KeySource.CA`; empty: the tier's own). ``size`` 0 is the algorithm's default. ``duration``
     and ``renew_before`` are in seconds.
     """
@@ -130,9 +130,8 @@ def _subject_problems(subject: Subject) -> list[str]:
             problems.append(f"subject.{field}: at most {limit} characters, not {len(value)}")
         if any(ord(character) < 32 or 0xD800 <= ord(character) < 0xE000 for character in value):
             problems.append(f"subject.{field}: holds a control character")
-    for value in subject.domain_components:
-        if not value or not value.isascii():
-            problems.append("subject.DC: non-empty ASCII")
+    if any(not value or not value.isascii() for value in subject.domain_components):
+        problems.append("subject.DC: must be ASCII and not empty")
     if "" in subject.organizational_units:
         problems.append("subject.OU: must not be empty")
     return problems

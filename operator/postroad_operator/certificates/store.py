@@ -8,8 +8,6 @@ import tempfile
 from pathlib import Path
 from typing import Protocol
 
-from postroad_transport.config import Certificate
-
 
 class CertificateStore(Protocol):
     """Keeps PEM bundles (private key, then chain) by name. A bundle is replaced whole or not at all."""
@@ -56,13 +54,3 @@ class DirectoryStore:
         if not name or "/" in name or "\0" in name or name.startswith("."):
             raise ValueError(f"not a store name: {name!r}")
         return self._directory / f"{name}.pem"
-
-
-def needs_renewal(described: Certificate, renew_before: float, now: float) -> bool:
-    """Tell whether it is time: `renew_before` seconds, or less, are left of the certificate's life.
-
-    A certificate whose whole life is shorter than `renew_before` (its authority ends soon) is renewed in the last
-    third of it, so that it is not renewed at every look.
-    """
-    life = described.not_after - described.not_before
-    return now >= described.not_after - (renew_before if renew_before < life else life / 3)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
 import hashlib
 import hmac
 import os
@@ -53,7 +55,7 @@ def check_format(encoded: str) -> str:
     HashFormatError
         Anything else: plain text, ``{SHA}``, MD5, DES, or a cost that would stall the server.
     """
-    if match := _ARGON2.fullmatch(encoded):
+    if (match := _ARGON2.fullmatch(encoded)) and _canonical(match[5]) and _canonical(match[6]):
         memory, passes, lanes = int(match[2]), int(match[3]), int(match[4])
         if lanes < 1 or passes < 1 or memory < 8 * lanes:
             raise HashFormatError("the argon2 parameters are not valid")
@@ -76,7 +78,6 @@ def decoy(encoded: str = "") -> str:
     encoded = encoded or _DEFAULT_ARGON2
     if match := _ARGON2.fullmatch(encoded):
         return f"{match[1]}{_filler(match[5])}${_filler(match[6])}"
-    # The first salt character after the cost is kept free of the bits that bcrypt's alphabet would reject.
     return encoded[:7] + "." * 22 + secrets.token_hex(16)[:31]
 
 
@@ -174,4 +175,12 @@ class PasswordVerifier:
 
 
 def _filler(text: str) -> str:
-    return "A" * 0 + "".join(secrets.choice("abcdefghijklmnopqrstuvwxyz") for _ in text[:-1]) + "A"
+    # The last digit is zero because base64 leaves unused bits there.
+    return secrets.token_hex(len(text))[: len(text) - 1] + "A"
+
+
+def _canonical(text: str) -> bool:
+    try:
+        return base64.b64encode(base64.b64decode(text + "=" * (-len(text) % 4))).rstrip(b"=") == text.encode("ascii")
+    except binascii.Error:
+        return False
