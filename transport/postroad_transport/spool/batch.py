@@ -1,0 +1,64 @@
+"""What one transaction of the spool is made of."""
+
+from __future__ import annotations
+
+from asyncio import Future
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True, eq=False)
+class Commit:
+    """Store a message. ``content`` is None when the content lies in a body file already."""
+
+    seq: int
+    id: str
+    envelope: bytes
+    content: bytes | None
+    size: int
+    future: Future[None]
+
+
+@dataclass(slots=True, eq=False)
+class Update:
+    """Replace a stored envelope."""
+
+    seq: int
+    envelope: bytes
+    future: Future[None]
+
+
+@dataclass(slots=True, eq=False)
+class Settle:
+    """Remove a message, its content, and its body file where it has one."""
+
+    seq: int
+    in_file: bool
+
+
+Operation = Commit | Update | Settle
+
+
+@dataclass(slots=True)
+class Batch:
+    """Operations that share one transaction and one flush."""
+
+    commits: list[Commit] = field(default_factory=list)
+    updates: list[Update] = field(default_factory=list)
+    settles: list[Settle] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.commits) + len(self.updates) + len(self.settles)
+
+    def awaited(self) -> list[Commit | Update]:
+        """Return the operations that somebody waits for."""
+        return [*self.commits, *self.updates]
+
+    def singly(self) -> Iterator[tuple[Operation, Batch]]:
+        """Yield each operation as a batch of its own: what frees room first, then the smallest."""
+        for settle in self.settles:
+            yield settle, Batch(settles=[settle])
+        for update in self.updates:
+            yield update, Batch(updates=[update])
+        for commit in sorted(self.commits, key=lambda commit: commit.size):
+            yield commit, Batch(commits=[commit])

@@ -1,0 +1,324 @@
+"""One SQLite file of the spool, used from one thread.
+
+Write-ahead log, ``synchronous=FULL``: a transaction costs one flush of the log, whatever its number of messages.
+Envelopes and contents lie in two tables, so that a deferral rewrites only the envelope. Each statement carries as
+many rows as it can: every call into SQLite lets go of the interpreter lock, and beside a busy event loop getting it
+back is what costs.
+
+``locking_mode=EXCLUSIVE`` keeps a second process away from a file that is in use.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from postroad_transport.message import Content
+from postroad_transport.spool.batch import Batch, Operation
+from postroad_transport.spool.bodies import BodyFiles, sync_directory
+from postroad_transport.spool.room import available, means_full
+from postroad_transport.spool.store import SpoolError, SpoolFullError
+
+SCHEMA_VERSION = 1
+_APPLICATION_ID = 0x506F5374  # "PoSt"
+_PAGE_BYTES = 4096
+_CHECKPOINT_PAGES = 1000
+"""4 MiB: a checkpoint stalls the commits behind it, 10 ms at this size and 35 ms at four times it."""
+_ROWS = 64
+_CACHED_STATEMENTS = 5 * _ROWS
+_SHRINK_BYTES = 64 * 1024 * 1024
+"""An empty file that has grown beyond this gives its room back."""
+_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+
+_SCHEMA = """
+CREATE TABLE message (
+  seq INTEGER PRIMARY KEY,
+  id TEXT NOT NULL,
+  in_file INTEGER NOT NULL,
+  envelope BLOB NOT NULL
+);
+CREATE TABLE content (seq INTEGER PRIMARY KEY, data BLOB NOT NULL);
+"""
+
+MIGRATIONS: Mapping[int, str] = {0: _SCHEMA}
+"""SQL that brings a file of schema version N to N + 1, in one transaction each."""
+
+_Row = TypeVar("_Row")
+
+
+class DamagedError(SpoolError):
+    """The file is not a database, or is corrupt."""
+
+
+class Shard:
+    """One database file and its body files.
+
+    Parameters
+    ----------
+    path
+        The file; body files lie in ``<path>.bodies/``.
+    min_free_bytes
+        Commits are refused when the file system has less room than this, so that settling and checkpointing,
+        which need room in the log, still can.
+    lock_timeout
+        Seconds to wait for another process (a predecessor that drains) to let go of the file.
+    """
+
+    def __init__(self, path: Path, *, min_free_bytes: int, lock_timeout: float) -> None:
+        self.path = path
+        self.bodies = BodyFiles(Path(f"{path}.bodies"))
+        self._min_free_bytes = min_free_bytes
+        self._lock_timeout = lock_timeout
+        self._connection: sqlite3.Connection | None = None
+        self._doubtful: list[int] = []
+        """Messages whose COMMIT failed: they were refused, but may stand in the log all the same."""
+
+    def open(self) -> Sequence[tuple[str, int, bool]]:
+        """Open or create the file; return id, sequence number and whether it has a body file, of each message.
+
+        Raises
+        ------
+        DamagedError
+            The file is not a sound database.
+        SpoolError
+            It cannot be opened: permissions, no room, used by another process, or of a newer version.
+        """
+        directory = self.path.parent
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # SQLite gives its other files the mode of this one.
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            self.bodies.open()
+            connection = self._connect()
+            rows = connection.execute("SELECT id, seq, in_file FROM message ORDER BY seq").fetchall()
+            sync_directory(directory)
+        except (sqlite3.Error, OSError) as error:
+            self._disconnect()
+            raise self._classify(error) from error
+        return rows
+
+    def move_aside(self) -> Path:
+        """Rename a damaged file, and all that belongs to it, to ``<path>.corrupt-<time>``; nothing is deleted."""
+        self._disconnect()
+        aside = Path(f"{self.path}.corrupt-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.getpid()}")
+        for suffix in ("", "-wal", "-shm", ".bodies"):
+            with contextlib.suppress(FileNotFoundError):
+                Path(f"{self.path}{suffix}").rename(f"{aside}{suffix}")
+        return aside
+
+    def delete(self) -> None:
+        """Close and remove an empty shard."""
+        self.close()
+        for suffix in ("", "-wal", "-shm"):
+            Path(f"{self.path}{suffix}").unlink(missing_ok=True)
+        self.bodies.sweep(keep=())
+        self.bodies.directory.rmdir()
+
+    def close(self) -> None:
+        """Close the file; SQLite then moves the log into it."""
+        self._disconnect()
+
+    def write_body(self, seq: int, content: Content, size: int) -> None:
+        """Write a body file durably; any thread may. Raises SpoolFullError or SpoolError, and nothing is left."""
+        try:
+            if available(self.path.parent) < self._min_free_bytes + size:
+                raise SpoolFullError("the spool's file system has no room left")
+            self.bodies.write(seq, content)
+        except OSError as error:
+            raise self._classify(error) from error
+
+    def apply(self, batch: Batch) -> Mapping[Operation, SpoolError]:
+        """Carry out `batch` in one durable transaction; return the error of each operation that failed.
+
+        When there is no room for the whole, each operation is tried alone, so that what frees room or needs little
+        succeeds. After any other error the file is opened anew.
+        """
+        failures: dict[Operation, SpoolError] = {}
+        try:
+            if batch.commits:
+                self._check_commit_room(sum(commit.size for commit in batch.commits if commit.content is not None))
+            self._transact(batch)
+        except (SpoolError, sqlite3.Error, OSError) as error:
+            failure = self._classify(error)
+            if not isinstance(failure, SpoolFullError):
+                self._disconnect()
+                return {operation: failure for operation, _ in batch.singly()}
+            failures = self._apply_singly(batch)
+        for settle in batch.settles:
+            if settle.in_file and settle not in failures:
+                with contextlib.suppress(OSError):  # the next start sweeps it
+                    self.bodies.remove(settle.seq)
+        if batch.settles and not batch.commits:
+            self._shrink()
+        return failures
+
+    def read_content(self, seq: int) -> bytes:
+        """Return a content from the database. Raises KeyError."""
+        return self._read_one("SELECT data FROM content WHERE seq = ?", seq)
+
+    def read_envelope(self, seq: int) -> bytes:
+        """Return an encoded envelope. Raises KeyError."""
+        return self._read_one("SELECT envelope FROM message WHERE seq = ?", seq)
+
+    def read_envelopes(self) -> list[bytes]:
+        """Return the encoded envelope of every message, oldest first."""
+        try:
+            rows = self._connect().execute("SELECT envelope FROM message ORDER BY seq").fetchall()
+            return [envelope for (envelope,) in rows]
+        except sqlite3.Error as error:
+            raise self._classify(error) from error
+
+    def _read_one(self, statement: str, seq: int) -> bytes:
+        try:
+            row = self._connect().execute(statement, (seq,)).fetchone()
+        except sqlite3.Error as error:
+            raise self._classify(error) from error
+        if row is None:
+            raise KeyError(seq)
+        return bytes(row[0])
+
+    def _connect(self) -> sqlite3.Connection:
+        if self._connection is not None:
+            return self._connection
+        connection = sqlite3.connect(
+            self.path,
+            timeout=self._lock_timeout,
+            isolation_level=None,
+            cached_statements=_CACHED_STATEMENTS,
+            check_same_thread=False,
+        )
+        try:
+            for pragma in (
+                f"page_size = {_PAGE_BYTES}",
+                "locking_mode = EXCLUSIVE",
+                "journal_mode = WAL",
+                "synchronous = FULL",
+                f"wal_autocheckpoint = {_CHECKPOINT_PAGES}",
+                f"journal_size_limit = {16 * _CHECKPOINT_PAGES * _PAGE_BYTES}",
+                # Debian's SQLite overwrites deleted rows by default, which writes every page once more.
+                "secure_delete = FAST",
+                "cache_size = -16384",
+                "temp_store = MEMORY",
+            ):
+                connection.execute(f"PRAGMA {pragma}")
+            _migrate(connection)
+            for seqs in _slices(self._doubtful):
+                connection.execute(_delete("message", len(seqs)), seqs)
+                connection.execute(_delete("content", len(seqs)), seqs)
+            self._doubtful.clear()
+        except BaseException:
+            connection.close()
+            raise
+        self._connection = connection
+        return connection
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                connection.close()
+
+    def _classify(self, error: Exception) -> SpoolError:
+        if isinstance(error, SpoolError):
+            return error
+        if means_full(error, self.path.parent):
+            return SpoolFullError(f"{self.path}: {error}")
+        if isinstance(error, sqlite3.DatabaseError) and getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED:
+            return DamagedError(f"{self.path}: {error}")
+        return SpoolError(f"{self.path}: {error}")
+
+    def _check_commit_room(self, size: int) -> None:
+        room = available(self.path.parent)
+        if room < self._min_free_bytes + size:
+            # What settled messages left behind in the file is room too, or a full disk would never recover.
+            (free_pages,) = self._connect().execute("PRAGMA freelist_count").fetchone()
+            if min(room, free_pages * _PAGE_BYTES // 2) < size + 2 * _CHECKPOINT_PAGES * _PAGE_BYTES:
+                raise SpoolFullError("the spool's file system has no room left")
+
+    def _apply_singly(self, batch: Batch) -> dict[Operation, SpoolError]:
+        failures: dict[Operation, SpoolError] = {}
+        for operation, single in batch.singly():
+            try:
+                if single.commits:
+                    self._check_commit_room(single.commits[0].size)
+                self._transact(single)
+            except (SpoolError, sqlite3.Error, OSError) as error:
+                failures[operation] = self._classify(error)
+        return failures
+
+    def _transact(self, batch: Batch) -> None:
+        connection = self._connect()
+        execute = connection.execute
+        execute("BEGIN IMMEDIATE")
+        try:
+            for commits in _slices(batch.commits):
+                values: list[Any] = []
+                for commit in commits:
+                    values += (commit.seq, commit.id, commit.content is None, commit.envelope)
+                execute(_insert("message", 4, len(commits)), values)
+            for commits in _slices([commit for commit in batch.commits if commit.content is not None]):
+                values = []
+                for commit in commits:
+                    values += (commit.seq, commit.content)
+                execute(_insert("content", 2, len(commits)), values)
+            if batch.updates:
+                connection.executemany(
+                    "UPDATE message SET envelope = ? WHERE seq = ?",
+                    [(update.envelope, update.seq) for update in batch.updates],
+                )
+            for settles in _slices(batch.settles):
+                execute(_delete("message", len(settles)), [settle.seq for settle in settles])
+            for settles in _slices([settle for settle in batch.settles if not settle.in_file]):
+                execute(_delete("content", len(settles)), [settle.seq for settle in settles])
+            try:
+                execute("COMMIT")
+            except sqlite3.Error:
+                self._doubtful += [commit.seq for commit in batch.commits]
+                raise
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                if connection.in_transaction:
+                    execute("ROLLBACK")
+            raise
+
+    def _shrink(self) -> None:
+        connection = self._connect()
+        with contextlib.suppress(sqlite3.Error):
+            (free_pages,) = connection.execute("PRAGMA freelist_count").fetchone()
+            if free_pages * _PAGE_BYTES < _SHRINK_BYTES:
+                return
+            if connection.execute("SELECT 1 FROM message LIMIT 1").fetchone() is None:
+                connection.execute("VACUUM")
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > SCHEMA_VERSION:
+        raise SpoolError(f"the spool has schema {version}; this program knows {SCHEMA_VERSION}")
+    for step in range(version, SCHEMA_VERSION):
+        connection.executescript(
+            f"BEGIN IMMEDIATE; {MIGRATIONS[step]}"
+            f"PRAGMA application_id = {_APPLICATION_ID}; PRAGMA user_version = {step + 1}; COMMIT;"
+        )
+
+
+def _slices(rows: Sequence[_Row]) -> Iterator[Sequence[_Row]]:
+    for start in range(0, len(rows), _ROWS):
+        yield rows[start : start + _ROWS]
+
+
+@cache
+def _insert(table: str, columns: int, rows: int) -> str:
+    row = f"({','.join('?' * columns)})"
+    return f"INSERT INTO {table} VALUES {','.join([row] * rows)}"  # noqa: S608 - our own constants
+
+
+@cache
+def _delete(table: str, rows: int) -> str:
+    return f"DELETE FROM {table} WHERE seq IN ({','.join('?' * rows)})"  # noqa: S608 - our own constants
