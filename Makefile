@@ -1,0 +1,60 @@
+# Every target sets up what it needs: a virtual environment in .venv, from the lock file.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+RUN_DIR ?= examples/quickstart
+RUN_FLAGS ?=
+PYTEST_FLAGS ?=
+BENCH_FLAGS ?=
+WORKERS ?= 2
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test cov lint format crds bench lock clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Make .venv with everything in it
+
+$(STAMP): requirements.lock pyproject.toml
+	@PYTHON="$(PYTHON)" sh .ci/venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+run: $(STAMP) ## Start a mail tier from examples/quickstart (RUN_DIR=..., RUN_FLAGS=...)
+	$(BIN)/postroad run $(RUN_DIR) $(RUN_FLAGS)
+
+test: $(STAMP) ## Run every test, with coverage (PYTEST_FLAGS=...)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --cov --cov-report=term:skip-covered $(PYTEST_FLAGS)
+
+cov: $(STAMP) ## The same, with the lines that no test reaches in htmlcov/
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --cov --cov-report=html $(PYTEST_FLAGS)
+
+lint: $(STAMP) ## Check style, types and the layers of the imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP) ## Put the code in order
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+crds: $(STAMP) ## Write crds/*.yaml from the resource models
+	$(BIN)/postroad crds --output-dir crds
+
+bench: $(STAMP) ## Compare with Postfix on this machine (BENCH_FLAGS=...)
+	$(BIN)/python -m tests.bench.compare $(BENCH_FLAGS)
+
+lock: ## Resolve the dependencies anew (UPGRADE=1 takes the newest)
+	@sh .ci/lock $(if $(UPGRADE),--upgrade)
+
+clean: ## Remove what the other targets made, the environment included
+	rm -rf $(VENV) .postroad .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf htmlcov .coverage .coverage.* dist build
+	find . -name __pycache__ -prune -exec rm -rf {} +
