@@ -1,0 +1,58 @@
+"""What an outbound session must prove before mail goes over it (spec.md 2.2 and 4). Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from postroad_transport.config import (
+    AuthMechanism,
+    DnsRouting,
+    SmartHostRouting,
+    TlsAuthLevel,
+)
+from postroad_transport.routing.table import Route
+
+
+@dataclass(frozen=True, slots=True)
+class TlsDemand:
+    """How a session to one host uses STARTTLS.
+
+    ``wanted``: try it when offered. ``required``: nothing is sent without it. ``level`` picks the context.
+    ``names``: the verified certificate must be for one of them; empty: any name will do.
+    """
+
+    wanted: bool = True
+    required: bool = False
+    level: TlsAuthLevel | None = None
+    names: tuple[str, ...] = ()
+
+    def in_clear(self) -> TlsDemand:
+        """Return the demand of the second try, after an opportunistic handshake has failed."""
+        return TlsDemand(wanted=False)
+
+
+def tls_demand(route: Route, host: str) -> TlsDemand:
+    """Return what `route` asks of a TLS session to `host`.
+
+    A level above EncryptionOnly makes TLS required, since a check that clear text escapes checks nothing.
+    DomainValidation compares with ``tlsDomain``; where that is empty, with the smart host dialled, or with the
+    recipients' domain when routing by DNS (an MX answer proves nothing). BasicAuthRequireTLS asks for one of
+    the configured smart host names (spec.md 2.2). ``requireTLS`` beats ``ignoreSTARTTLS``.
+    """
+    connector = route.send_connector
+    if connector is None:
+        return TlsDemand()
+    level = connector.tls_auth_level
+    names: tuple[str, ...] = ()
+    if level is TlsAuthLevel.DOMAIN_VALIDATION:
+        own = route.destination.removeprefix("dns:") if isinstance(route.target, DnsRouting) else host
+        names = (connector.tls_domain or own,)
+    elif connector.auth_mechanism is AuthMechanism.BASIC_AUTH_REQUIRE_TLS:
+        level = TlsAuthLevel.CERTIFICATE_VALIDATION
+        target = route.target
+        names = tuple(h.host for h in target.hosts) if isinstance(target, SmartHostRouting) else (host,)
+    required = connector.require_tls or level in (
+        TlsAuthLevel.CERTIFICATE_VALIDATION,
+        TlsAuthLevel.DOMAIN_VALIDATION,
+    )
+    return TlsDemand(required or not connector.ignore_starttls, required, level, names)

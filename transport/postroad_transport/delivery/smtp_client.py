@@ -1,0 +1,251 @@
+"""An SMTP or LMTP session as client (RFC 5321, 2033, 2920, 3030, 3207, 4954): open it, send, quit.
+
+Opening either ends in a session that may send, or in a :class:`SessionError` after which nothing was sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import ssl
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from postroad_transport.config import AuthMechanism, SendLimits
+from postroad_transport.config.files import ConfigError
+from postroad_transport.delivery.outbound_tls import TlsDemand
+from postroad_transport.delivery.peer_reply import PeerReply
+from postroad_transport.delivery.smtp_connection import SmtpConnection
+from postroad_transport.delivery.smtp_transaction import Attempt, SmtpTransactions
+from postroad_transport.message import Content, Envelope, Recipient
+from postroad_transport.tls.client import client_context, verify_name
+
+
+class SessionError(Exception):
+    """No session with this host for now. ``reply`` is a 4xx line that says why."""
+
+    def __init__(self, reply: str) -> None:
+        super().__init__(reply)
+        self.reply = reply
+
+
+class _HandshakeFailedError(Exception):
+    """STARTTLS was agreed and the handshake failed."""
+
+
+class Credentials(msgspec.Struct, frozen=True):
+    """What to log in with."""
+
+    username: str
+    password: str
+
+    def __repr__(self) -> str:
+        return f"Credentials(username={self.username!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One address of one host."""
+
+    host: str
+    address: str
+    port: int
+
+    @property
+    def label(self) -> str:
+        """``host[address]:port``."""
+        return f"{self.host}[{self.address}]:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class SessionPlan:
+    """How to open sessions with one host.
+
+    ``credentials`` is called when they are needed and raises ``ConfigError``. ``on_handshake`` is told the TLS
+    version (empty when it failed) and ``ok`` or a reason.
+    """
+
+    fqdn: str
+    lmtp: bool
+    tls: TlsDemand
+    trust: str
+    mechanism: AuthMechanism
+    credentials: Callable[[], Credentials]
+    limits: SendLimits
+    on_handshake: Callable[[str, str], None]
+
+
+async def open_session(endpoint: Endpoint, plan: SessionPlan) -> SmtpSession:
+    """Connect, greet, negotiate TLS and log in.
+
+    When an opportunistic handshake fails, a second connection is made in clear (spec.md 4).
+
+    Raises
+    ------
+    SessionError
+        The host cannot be used for now; nothing was sent.
+    """
+    try:
+        return await _open(endpoint, plan, plan.tls)
+    except _HandshakeFailedError as error:
+        if plan.tls.required:
+            raise SessionError(f"454 4.7.5 TLS handshake with {endpoint.label} failed: {error}") from None
+        return await _open(endpoint, plan, plan.tls.in_clear())
+
+
+async def _open(endpoint: Endpoint, plan: SessionPlan, tls: TlsDemand) -> SmtpSession:
+    connection = await _connect(endpoint, plan.limits.connect_timeout)
+    session = SmtpSession(endpoint, plan, connection)
+    try:
+        await session.begin(tls)
+    except BaseException:
+        connection.abort()
+        raise
+    return session
+
+
+async def _connect(endpoint: Endpoint, seconds: float) -> SmtpConnection:
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(seconds):
+            _, connection = await loop.create_connection(SmtpConnection, endpoint.address, endpoint.port)
+    except TimeoutError:
+        raise SessionError(f"451 4.4.1 connect to {endpoint.label}: no answer in {seconds:g} s") from None
+    except (OSError, UnicodeError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
+        raise SessionError(f"451 4.4.1 connect to {endpoint.label}: {reason}") from None
+    return connection
+
+
+class SmtpSession:
+    """An open session. One transaction at a time; kept and used again while :attr:`usable`."""
+
+    def __init__(self, endpoint: Endpoint, plan: SessionPlan, connection: SmtpConnection) -> None:
+        self.endpoint = endpoint
+        self._plan = plan
+        self._connection = connection
+        self._label = endpoint.label
+        self._transactions = SmtpTransactions(connection, endpoint.label, plan.limits, lmtp=plan.lmtp)
+
+    @property
+    def usable(self) -> bool:
+        """Whether another transaction may be tried."""
+        return not self._connection.failure and self._connection.quiet
+
+    @property
+    def transactions(self) -> int:
+        """Transactions run so far."""
+        return self._transactions.count
+
+    @property
+    def extensions(self) -> dict[str, str]:
+        """EHLO keywords in upper case, with their parameters."""
+        return self._transactions.extensions
+
+    async def begin(self, demand: TlsDemand) -> None:
+        """Greet, negotiate TLS, log in. Raises SessionError."""
+        greeting = await self._reply("waiting for the greeting")
+        if greeting.code != 220:
+            raise SessionError(f"451 4.3.2 {self._label} refuses sessions: {greeting.line}")
+        await self._hello()
+        if demand.wanted:
+            if await self._start_tls(demand):
+                await self._hello()
+            elif demand.required:
+                raise SessionError(f"454 4.7.10 {self._label} offers no usable STARTTLS, and TLS is required")
+        await self._log_in()
+
+    async def _hello(self) -> None:
+        verb = "LHLO" if self._plan.lmtp else "EHLO"
+        reply = await self._command(f"{verb} {self._plan.fqdn}")
+        if reply.code >= 500 and not self._plan.lmtp:
+            reply = await self._command(f"HELO {self._plan.fqdn}")
+            reply = PeerReply(reply.code, reply.lines[:1])
+        if reply.code != 250:
+            raise SessionError(f"451 4.3.2 {self._label} refuses {verb}: {reply.line}")
+        self.extensions.clear()
+        for line in reply.lines[1:]:
+            keyword, _, parameters = line.decode("ascii", "replace").upper().replace("AUTH=", "AUTH ").partition(" ")
+            known = self.extensions.get(keyword)
+            self.extensions[keyword] = f"{known} {parameters}" if known else parameters
+
+    async def _start_tls(self, demand: TlsDemand) -> bool:
+        if "STARTTLS" not in self.extensions:
+            return False
+        reply = await self._command("STARTTLS")
+        if reply.code != 220:
+            return False
+        if not self._connection.quiet:
+            # Clear text behind the 220 would be taken for a reply inside TLS (the client's side of CVE-2011-0411).
+            raise SessionError(f"451 4.5.0 {self._label} sends clear text after agreeing to STARTTLS")
+        try:
+            context = client_context(demand.level, trust=self._plan.trust)
+            await self._connection.start_tls(context, self.endpoint.host, self._plan.limits.command_timeout)
+        except ConfigError as error:
+            raise SessionError(f"454 4.7.0 {error}") from None
+        except (ssl.SSLError, OSError, TimeoutError) as error:
+            self._plan.on_handshake("", "failed")
+            reason = getattr(error, "verify_message", "") or getattr(error, "reason", "") or type(error).__name__
+            raise _HandshakeFailedError(reason) from None
+        if demand.names and not verify_name(self._connection.peer_certificate(), demand.names):
+            self._plan.on_handshake(self._connection.tls, "name")
+            raise SessionError(
+                f"454 4.7.5 the certificate of {self._label} is for none of: {', '.join(demand.names)}"
+            )
+        self._plan.on_handshake(self._connection.tls, "ok")
+        return True
+
+    async def _log_in(self) -> None:
+        mechanism = self._plan.mechanism
+        if mechanism is AuthMechanism.EXCHANGE_SERVER:
+            raise SessionError(f"454 4.7.0 {self._label}: ExchangeServer authentication is not supported yet")
+        if mechanism not in (AuthMechanism.BASIC_AUTH, AuthMechanism.BASIC_AUTH_REQUIRE_TLS):
+            return
+        try:
+            credentials = self._plan.credentials()
+        except ConfigError as error:
+            raise SessionError(f"454 4.7.0 no credentials for {self._label}: {error}") from None
+        offered = self.extensions.get("AUTH", "").split()
+        if "PLAIN" in offered:
+            response = _base64(f"\0{credentials.username}\0{credentials.password}")
+            reply = await self._command(f"AUTH PLAIN {response}", verb="AUTH PLAIN")
+        elif "LOGIN" in offered:
+            reply = await self._command("AUTH LOGIN")
+            for answer in (credentials.username, credentials.password):
+                if reply.code == 334:
+                    reply = await self._command(_base64(answer), verb="AUTH LOGIN")
+        else:
+            raise SessionError(f"454 4.7.0 {self._label} offers neither AUTH PLAIN nor LOGIN")
+        if reply.code != 235:
+            raise SessionError(f"454 4.7.0 authentication at {self._label} failed: {reply.line}")
+
+    async def _command(self, line: str, *, verb: str = "") -> PeerReply:
+        """Say `line`; `verb` stands for it in errors where the line holds a secret."""
+        self._connection.write(line.encode() + b"\r\n")
+        return await self._reply(f"answering {verb or line}")
+
+    async def _reply(self, stage: str) -> PeerReply:
+        replies = await self._connection.replies(1, self._plan.limits.command_timeout)
+        if not replies or replies[0].code == 421:
+            raise SessionError(f"{self._connection.failure} ({self._label}, {stage})")
+        return replies[0]
+
+    async def send(self, envelope: Envelope, recipients: Sequence[Recipient], content: Content) -> list[Attempt]:
+        """Run one transaction; see :meth:`SmtpTransactions.send`."""
+        return await self._transactions.send(envelope, recipients, content)
+
+    def quit(self) -> None:
+        """Say QUIT and close; the reply is of no interest."""
+        if not self._connection.failure:
+            self._connection.write(b"QUIT\r\n")
+        self._connection.finish()
+
+    def abort(self) -> None:
+        """Close now."""
+        self._connection.abort()
+
+
+def _base64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode("ascii")

@@ -1,0 +1,118 @@
+"""What an envelope becomes in the words of one peer: MAIL, RCPT, and what it cannot be told. Pure.
+
+What the peer does not offer (RFC 6152, 6531, 3030, 3461):
+
+- 8BITMIME: a message declared 8BITMIME that does hold 8-bit bytes fails with 554 5.6.3; it is never converted,
+  which would break signatures. One that holds none goes without BODY.
+- BINARYMIME (with CHUNKING): fails with 554 5.6.3.
+- SMTPUTF8: where every address and the header are ASCII the keyword is dropped, and U-label domains become
+  A-labels. Else 553 5.6.7 (an address; a recipient's concerns only that recipient) or 554 5.6.9 (the header).
+- DSN: RET, ENVID, NOTIFY and ORCPT are dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from postroad_transport.message import Body, Content, Envelope, Recipient
+from postroad_transport.routing.table import ascii_domain
+
+Extensions = Mapping[str, str]
+"""EHLO keywords in upper case, with their parameters."""
+
+_NOT_IN_A_COMMAND = frozenset("\r\n\0")
+
+
+def uses_binary(envelope: Envelope) -> bool:
+    """Tell whether the message goes by BDAT (RFC 3030)."""
+    return envelope.body is Body.BINARY_MIME
+
+
+def message_refusal(envelope: Envelope, size: int, content: Content, extensions: Extensions) -> str:
+    """Return the reply with which the whole message fails at this peer, or an empty string.
+
+    Parameters
+    ----------
+    size
+        Bytes of `content`.
+    """
+    limit = extensions.get("SIZE", "")
+    if limit.isdecimal() and 0 < int(limit) < size:
+        return f"552 5.3.4 message of {size} bytes exceeds the peer's limit of {limit}"
+    if envelope.body is Body.BINARY_MIME and not ("CHUNKING" in extensions and "BINARYMIME" in extensions):
+        return "554 5.6.3 the peer does not take binary messages, and they are not converted"
+    if envelope.body is Body.EIGHT_BIT_MIME and "8BITMIME" not in extensions and not _is_ascii(content):
+        return "554 5.6.3 the peer does not take 8-bit messages, and they are not converted"
+    if "SMTPUTF8" not in extensions:
+        if path(envelope.sender, utf8=False) is None:
+            return "553 5.6.7 the peer does not take the sender's non-ASCII address"
+        if envelope.smtputf8 and not _is_ascii([_header(content)]):
+            return "554 5.6.9 the peer does not take a non-ASCII header"
+    elif path(envelope.sender, utf8=True) is None:
+        return "553 5.1.7 the sender's address cannot be put in a command"
+    return ""
+
+
+def recipient_refusal(recipient: Recipient, extensions: Extensions) -> str:
+    """Return the reply with which this one recipient fails at this peer, or an empty string."""
+    utf8 = "SMTPUTF8" in extensions
+    if path(recipient.address, utf8=utf8) is not None:
+        return ""
+    if not utf8 and not recipient.address.isascii():
+        return "553 5.6.7 the peer does not take the recipient's non-ASCII address"
+    return "553 5.1.3 the recipient's address cannot be put in a command"
+
+
+def mail_command(envelope: Envelope, size: int, extensions: Extensions) -> bytes:
+    """Return MAIL with the parameters that the peer offers; :func:`message_refusal` must be empty."""
+    utf8 = "SMTPUTF8" in extensions
+    line = f"MAIL FROM:<{path(envelope.sender, utf8=utf8)}>"
+    if "SIZE" in extensions:
+        line += f" SIZE={size}"
+    if envelope.body is Body.BINARY_MIME or (envelope.body is Body.EIGHT_BIT_MIME and "8BITMIME" in extensions):
+        line += f" BODY={envelope.body.value}"
+    if utf8 and envelope.smtputf8:
+        line += " SMTPUTF8"
+    if envelope.require_tls and "REQUIRETLS" in extensions:
+        line += " REQUIRETLS"
+    if "DSN" in extensions:
+        line += _parameter("RET", envelope.ret) + _parameter("ENVID", envelope.envid)
+    return line.encode() + b"\r\n"
+
+
+def rcpt_command(recipient: Recipient, extensions: Extensions) -> bytes:
+    """Return RCPT with the parameters that the peer offers; :func:`recipient_refusal` must be empty."""
+    line = f"RCPT TO:<{path(recipient.address, utf8='SMTPUTF8' in extensions)}>"
+    if "DSN" in extensions and (recipient.notify or recipient.orcpt):
+        line += _parameter("NOTIFY", ",".join(recipient.notify)) + _parameter("ORCPT", recipient.orcpt)
+    return line.encode() + b"\r\n"
+
+
+def path(address: str, *, utf8: bool) -> str | None:
+    """Return `address` as it stands between angle brackets; None where it cannot."""
+    if not address.isprintable() and not _NOT_IN_A_COMMAND.isdisjoint(address):
+        return None
+    if utf8 or address.isascii():
+        return address
+    local, _, domain = address.rpartition("@")
+    name = ascii_domain(domain)
+    return f"{local}@{name}" if name and local.isascii() else None
+
+
+def _parameter(keyword: str, value: str) -> str:
+    # xtext and the fixed words hold neither blanks nor controls; anything else would be a second parameter.
+    return f" {keyword}={value}" if value and value.isascii() and value.isprintable() and " " not in value else ""
+
+
+def _is_ascii(content: Content) -> bool:
+    return all(bytes(chunk).isascii() for chunk in content)
+
+
+def _header(content: Content) -> bytes:
+    head = b""
+    for chunk in content:
+        head += bytes(chunk)
+        end = head.find(b"\r\n\r\n")
+        if end != -1:
+            return head[:end]
+    return head
