@@ -1,5 +1,6 @@
 """Certificates: made by the tier's own authority, self-signed, or taken from Secrets; checked, kept, renewed."""
 
+from postroad_operator.certificates.adapter import from_resource, secret_data
 from postroad_operator.certificates.authority import Authority, create_authority, issue, load_authority, self_signed
 from postroad_operator.certificates.ensure import Ensured, certificate_files, ensure
 from postroad_operator.certificates.material import CertificateError, Material, describe, from_secret
@@ -31,9 +32,11 @@ __all__ = [
     "create_authority",
     "describe",
     "ensure",
+    "from_resource",
     "from_secret",
     "issue",
     "load_authority",
     "needs_renewal",
+    "secret_data",
     "self_signed",
 ]

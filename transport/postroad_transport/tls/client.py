@@ -9,8 +9,8 @@ from functools import lru_cache
 from typing import Any
 
 from postroad_transport.config import TlsAuthLevel
-from postroad_transport.config.files import ConfigError
 from postroad_transport.policy.certificate import covers
+from postroad_transport.tls.trust import add_trust
 
 _VERIFIED_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:ECDHE+AES:!aNULL:!PSK:!SRP"
 # Where nothing is verified, a weak key of the peer is still better than clear text (RFC 7435 section 3).
@@ -51,10 +51,7 @@ def client_context(level: TlsAuthLevel | None, *, trust: str = "") -> ssl.SSLCon
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     context.load_default_certs()
     if trust:
-        try:
-            context.load_verify_locations(cadata=trust)
-        except ssl.SSLError as error:
-            raise ConfigError(f"trust bundle: not PEM certificates ({error.reason})") from error
+        add_trust(context, trust, "trust bundle")
     return context
 
 

@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from postroad_transport.config.files import ConfigError
+from postroad_transport.tls.trust import add_trust
 
 # Forward secrecy and AEAD only for TLS 1.2; the suites of TLS 1.3 are all of that kind.
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:!aNULL:!PSK:!SRP"
@@ -50,10 +51,7 @@ def server_context(chain: Path, key: Path, *, client_trust: str = "") -> ssl.SSL
         raise ConfigError(f"{chain}, {key}: {error.strerror or error}") from error
     if client_trust:
         context.verify_mode = ssl.CERT_OPTIONAL
-        try:
-            context.load_verify_locations(cadata=client_trust)
-        except ssl.SSLError as error:
-            raise ConfigError(f"client trust: not a PEM bundle ({error.reason})") from error
+        add_trust(context, client_trust, "client trust")
     return context
 
 

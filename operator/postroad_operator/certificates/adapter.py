@@ -1,0 +1,72 @@
+"""From resources to the values this package works with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from postroad_operator.certificates.request import (
+    CertificateRequest,
+    KeyAlgorithm,
+    KeyRotation,
+    KeySource,
+    Subject,
+)
+from postroad_operator.resources import Secret, TransportCertificate
+from postroad_operator.resources.scalars import ascii_domain, seconds
+from postroad_operator.resources.transport_certificate import TransportCertificateSpec
+
+_SECRET_KEYS = ("tls.crt", "tls.key", "ca.crt")
+
+
+def from_resource(resource: TransportCertificate) -> CertificateRequest:
+    """Return what a TransportCertificate asks for; names become lower-case A-labels (RFC 5890)."""
+    spec = resource.spec
+    subject = spec.subject
+    key_source, secret = _key_source(spec)
+    return CertificateRequest(
+        name=resource.metadata.name,
+        source=resource.source,
+        dns_names=tuple(map(_ascii_name, spec.dns_names)),
+        key_source=key_source,
+        secret=f"{resource.metadata.namespace}/{secret}" if secret else "",
+        subject=Subject(
+            country=subject.country or "",
+            domain_components=tuple(subject.domain_components),
+            state=subject.state or "",
+            locality=subject.locality or "",
+            organization=subject.organization or "",
+            organizational_units=(subject.organizational_unit,) if subject.organizational_unit else (),
+            common_name=subject.common_name or "",
+        ),
+        services=tuple(spec.services),
+        algorithm=KeyAlgorithm(spec.private_key.algorithm),
+        size=spec.private_key.size or 0,
+        rotation=KeyRotation(spec.private_key.rotation),
+        duration=seconds(spec.duration),
+        renew_before=seconds(spec.renew_before),
+    )
+
+
+def secret_data(secrets: Iterable[Secret]) -> dict[str, dict[str, bytes]]:
+    """Return the certificate parts of Secrets by ``namespace/name``, as :func:`~.ensure.ensure` takes them."""
+    return {
+        f"{secret.metadata.namespace}/{secret.metadata.name}": {
+            key: value for key in _SECRET_KEYS if (value := secret.value(key)) is not None
+        }
+        for secret in secrets
+    }
+
+
+def _key_source(spec: TransportCertificateSpec) -> tuple[KeySource, str]:
+    if spec.ca is not None:
+        return KeySource.CA, spec.ca.secret_ref.name if spec.ca.secret_ref else ""
+    if spec.secret_ref is not None:
+        return KeySource.IMPORTED, spec.secret_ref.name
+    if spec.issuer_ref is not None:
+        return KeySource.ISSUER, ""
+    return (KeySource.REQUEST if spec.request is not None else KeySource.SELF_SIGNED), ""
+
+
+def _ascii_name(name: str) -> str:
+    wildcard = "*." if name.startswith("*.") else ""
+    return wildcard + ascii_domain(name.removeprefix("*."))

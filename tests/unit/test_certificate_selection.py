@@ -1,0 +1,188 @@
+"""spec.md section 3: which certificate STARTTLS presents."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from postroad_transport.config import AuthMechanism, Certificate
+from postroad_transport.policy.certificate import Selection, covers, select
+
+NOW = 1000.0
+TLS = (AuthMechanism.TLS,)
+
+
+def certificate(name: str = "c", **fields) -> Certificate:
+    defaults = {
+        "source": f"TransportCertificate/default/{name}",
+        "thumbprint": name,
+        "dns_names": ("mail.example.com",),
+        "self_signed": False,
+        "not_before": 0.0,
+        "not_after": 2000.0,
+        "chain_file": f"{name}.crt",
+        "key_file": f"{name}.key",
+    }
+    return Certificate(name=name, **{**defaults, **fields})
+
+
+@pytest.mark.parametrize(
+    "mechanisms",
+    [(), (AuthMechanism.NONE,), (AuthMechanism.BASIC_AUTH_REQUIRE_TLS, AuthMechanism.EXCHANGE_SERVER)],
+)
+def test_without_the_tls_mechanism_nothing_is_offered_and_nothing_is_raised(mechanisms):
+    assert select("mail.example.com", [certificate()], mechanisms, now=NOW) == Selection(None, False, ())
+
+
+@pytest.mark.parametrize(
+    ("flaw", "fields"),
+    [
+        ("version 1", {"version": 1}),
+        ("no private key", {"key_file": ""}),
+        ("another name", {"dns_names": ("other.example.com",), "common_name": "other.example.com"}),
+        ("only part of the name", {"dns_names": ("example.com",)}),
+        ("wildcard two labels up", {"dns_names": ("*.com",)}),
+        ("wildcard below the name", {"dns_names": ("*.mail.example.com",)}),
+        ("not enabled for SMTP", {"services": ("IMAP", "POP")}),
+        ("no service", {"services": ()}),
+    ],
+)
+def test_an_ineligible_certificate_raises_12014_and_starttls_is_not_advertised(flaw, fields):
+    flawed = certificate(**fields)
+    assert select("mail.example.com", [flawed], TLS, now=NOW) == Selection(None, False, (12014,))
+
+
+def test_an_empty_store_raises_12014():
+    assert select("mail.example.com", [], TLS, now=NOW) == Selection(None, False, (12014,))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"dns_names": ("first.example.com", "mail.example.com")},
+        {"dns_names": (), "common_name": "mail.example.com"},
+        {"dns_names": (), "common_name": "MAIL.Example.Com"},
+        {"dns_names": ("*.example.com",)},
+        {"services": ("IMAP", "SMTP")},
+        {"version": 4},
+    ],
+)
+def test_a_name_in_san_or_subject_makes_a_certificate_eligible(fields):
+    good = certificate(**fields)
+    assert select("mail.example.com", [good], TLS, now=NOW) == Selection(good, True, ())
+
+
+def test_the_served_name_is_compared_without_case():
+    good = certificate()
+    assert select("Mail.EXAMPLE.com", [good], TLS, now=NOW).certificate == good
+
+
+def test_a_short_server_name_is_served_when_the_san_lists_it():
+    shared = certificate(dns_names=("mail.example.com", "hub1.example.com", "hub1"))
+    assert select("hub1", [shared], TLS, now=NOW).certificate == shared
+
+
+def test_the_newest_not_before_wins_even_over_a_later_expiry():
+    old = certificate("old", not_before=10, not_after=9000)
+    new = certificate("new", not_before=20, not_after=1500)
+    assert select("mail.example.com", [old, new], TLS, now=NOW).certificate == new
+
+
+def test_an_older_ca_issued_certificate_beats_a_newer_self_signed_one():
+    issued = certificate("issued", not_before=10)
+    own = certificate("own", not_before=20, self_signed=True)
+    assert select("mail.example.com", [own, issued], TLS, now=NOW).certificate == issued
+
+
+def test_the_newest_self_signed_is_used_when_no_ca_issued_fits():
+    first = certificate("first", not_before=10, self_signed=True)
+    second = certificate("second", not_before=20, self_signed=True)
+    elsewhere = certificate("elsewhere", not_before=30, dns_names=("other.example.com",))
+    assert select("mail.example.com", [first, elsewhere, second], TLS, now=NOW).certificate == second
+
+
+def test_an_expired_choice_raises_12016_and_starttls_is_still_advertised():
+    expired = certificate(not_after=NOW - 1)
+    assert select("mail.example.com", [expired], TLS, now=NOW) == Selection(expired, True, (12016,))
+
+
+def test_expiry_is_looked_at_only_after_the_choice():
+    expired = certificate("issued", not_before=10, not_after=NOW - 1)
+    valid = certificate("own", not_before=20, self_signed=True)
+    assert select("mail.example.com", [expired, valid], TLS, now=NOW) == Selection(expired, True, (12016,))
+
+
+def test_a_certificate_is_good_up_to_its_last_second():
+    last = certificate(not_after=NOW)
+    assert select("mail.example.com", [last], TLS, now=NOW).events == ()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "expected"),
+    [
+        ("mail.example.com", "mail.example.com.", True),
+        ("*.example.com", "MAIL.example.COM", True),
+        ("*.example.com", "example.com", False),
+        ("*.example.com", ".example.com", False),
+        ("*.example.com", "a.b.example.com", False),
+        ("m*.example.com", "mail.example.com", False),
+        ("*", "mail", False),
+        ("*.example.com", "*.example.com", False),
+        ("", "", False),
+        ("", "mail", False),
+    ],
+)
+def test_certificate_names_cover_one_whole_label(pattern, name, expected):
+    assert covers(pattern, name) is expected
+
+
+NAMES = ("mail.example.com", "hub1.example.com", "example.com", "hub1", "a.b.example.com")
+PATTERNS = (*NAMES, "*.example.com", "*.com", "MAIL.example.com")
+certificates = st.builds(
+    certificate,
+    st.sampled_from("abcdefgh"),
+    dns_names=st.lists(st.sampled_from(PATTERNS), max_size=3).map(tuple),
+    common_name=st.sampled_from(("", *PATTERNS)),
+    services=st.sampled_from(((), ("SMTP",), ("IMAP",), ("POP", "SMTP"))),
+    self_signed=st.booleans(),
+    version=st.sampled_from((1, 3)),
+    not_before=st.sampled_from((0.0, 10.0, 20.0)),
+    not_after=st.sampled_from((500.0, 1500.0)),
+    key_file=st.sampled_from(("", "key")),
+)
+
+
+def oracle(name: str, store: list[Certificate]) -> tuple[bool, float] | None:
+    """The rules as prose, without a tie-break: (self-signed, not before) of the winner."""
+
+    def fits(pattern: str) -> bool:
+        wanted, given = name.lower().split("."), pattern.lower().split(".")
+        if given[0] == "*" and len(given) > 1:
+            return len(wanted) == len(given) and wanted[1:] == given[1:]
+        return wanted == given
+
+    left = [c for c in store if c.version >= 3 and c.key_file and "SMTP" in c.services]
+    left = [c for c in left if any(fits(p) for p in (c.common_name, *c.dns_names) if p)]
+    for wanted in (False, True):
+        kind = [c for c in left if c.self_signed is wanted]
+        if kind:
+            return wanted, max(c.not_before for c in kind)
+    return None
+
+
+@given(st.sampled_from(NAMES), st.lists(certificates, max_size=8), st.integers())
+def test_selection_agrees_with_the_rules_read_aloud_and_not_with_the_stores_order(name, store, seed):
+    chosen, advertise, events = select(name, store, TLS, now=NOW)
+    expected = oracle(name, store)
+    if expected is None:
+        assert (chosen, advertise, events) == (None, False, (12014,))
+        return
+    assert advertise
+    assert (chosen.self_signed, chosen.not_before) == expected
+    assert events == ((12016,) if chosen.not_after < NOW else ())
+    shuffled = random.Random(seed).sample(store, len(store))
+    again = select(name, shuffled, TLS, now=NOW)
+    assert (again.certificate.thumbprint, again.events) == (chosen.thumbprint, events)
