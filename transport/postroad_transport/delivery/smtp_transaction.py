@@ -194,7 +194,8 @@ class SmtpTransactions:
         return self._attempt(Result.FAILED, reply.line)
 
     def _attempt(self, result: Result, reply: str, *, elsewhere: bool = False) -> Attempt:
-        return Attempt(Outcome(result, reply, self._label, self._connection.tls), elsewhere)
+        dsn = result is Result.DELIVERED and "DSN" in self.extensions
+        return Attempt(Outcome(result, reply, self._label, self._connection.tls, dsn), elsewhere)
 
 
 def _positive(reply: PeerReply) -> bool:

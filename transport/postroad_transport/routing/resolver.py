@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import socket
 from collections.abc import Sequence
 from typing import Protocol
@@ -136,10 +137,13 @@ class SystemResolver(Resolver):
 def _nameserver(server: str) -> dns.nameserver.Do53Nameserver:
     """Read ``address``, ``address:port`` or ``[address]:port``. Raises ValueError for anything else."""
     if server.startswith("["):
-        address, _, port = server[1:].partition("]")
-        port = port.removeprefix(":")
+        address, _, port = server[1:].partition("]:")
+        address = address.removesuffix("]")
     elif server.count(":") == 1:
         address, _, port = server.partition(":")
     else:
         address, port = server, ""
-    return dns.nameserver.Do53Nameserver(address, int(port or 53))
+    number = int(port or 53)
+    if not 0 < number < 65536:
+        raise ValueError(f"{server}: no such port")
+    return dns.nameserver.Do53Nameserver(str(ipaddress.ip_address(address)), number)
