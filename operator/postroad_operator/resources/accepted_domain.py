@@ -113,6 +113,12 @@ class AcceptedDomainSpec(Model):
             "aliasOf",
         ),
         Rule(
+            "an alias cannot be the default domain: set default on the domain it stands for",
+            "!has(self.aliasOf) || !self.default",
+            lambda s: s.alias_of is None or not s.default,
+            "default",
+        ),
+        Rule(
             "a domain cannot be an alias of itself",
             "!has(self.aliasOf) || self.aliasOf.lowerAscii() != self.domain.lowerAscii()",
             lambda s: s.alias_of is None or s.alias_of.lower() != s.domain.lower(),

@@ -115,7 +115,9 @@ def read(path: Path) -> Manifests:
             text = file.read_bytes().decode("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-            manifests.faults.append(Fault(Origin(str(file), 1, 1), 1, "file", Problem((), f"cannot be read: {reason}")))
+            manifests.faults.append(
+                Fault(Origin(str(file), 1, 1), 1, "file", Problem((), f"cannot be read: {reason}"))
+            )
             continue
         read_text(text, str(file), manifests)
     return manifests

@@ -80,7 +80,9 @@ def _validate(model: type[Resource], kind: str, document: Mapping[Any, Any]) -> 
     metadata = document.get("metadata")
     facts = metadata if isinstance(metadata, Mapping) else {}
     name, namespace, generation = (facts.get(key) for key in ("name", "namespace", "generation"))
-    source = f"{kind}/{namespace if isinstance(namespace, str) else 'default'}/{name if isinstance(name, str) else '?'}"
+    source = (
+        f"{kind}/{namespace if isinstance(namespace, str) else 'default'}/{name if isinstance(name, str) else '?'}"
+    )
     spec = document.get("spec")
     tier = spec.get("tier", "default") if isinstance(spec, Mapping) else ""
 
@@ -90,7 +92,9 @@ def _validate(model: type[Resource], kind: str, document: Mapping[Any, Any]) -> 
         )
 
     try:
-        fields = _without_nulls({key: value for key, value in document.items() if key not in ("apiVersion", "status")})
+        fields = _without_nulls(
+            {key: value for key, value in document.items() if key not in ("apiVersion", "status")}
+        )
         return model.model_validate(fields)
     except ValidationError as error:
         return invalid(*problems.of(error, model))

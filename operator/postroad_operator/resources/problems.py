@@ -78,7 +78,9 @@ def _document_path(location: Sequence[str | int], model: type[BaseModel]) -> Pat
     """Drop the steps that name union members (``int``, ``str``) rather than fields."""
     steps = [step for step in location if step not in ("constrained-int", "constrained-str", "int", "str")]
     return tuple(
-        step for step in steps if not (isinstance(step, str) and step.startswith("function-after")) and step != "[key]"
+        step
+        for step in steps
+        if not (isinstance(step, str) and step.startswith("function-after")) and step != "[key]"
     )
 
 

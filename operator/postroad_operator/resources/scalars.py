@@ -54,7 +54,9 @@ def ascii_domain(name: str) -> str:
         It is not a domain name (RFC 1035 section 2.3.1, RFC 5891).
     """
     encoded = name.lower() if name.isascii() else name.encode("idna").decode("ascii").lower()
-    if len(encoded) > 253 or not all(_LDH_LABEL.fullmatch(label) for label in encoded.split(".")):
+    labels = encoded.split(".")
+    # A numeric last label would make it an IP address to everyone who reads it (RFC 3696 section 2).
+    if len(encoded) > 253 or labels[-1].isdecimal() or not all(map(_LDH_LABEL.fullmatch, labels)):
         raise ValueError(f"{name!r} is not a domain name")
     return encoded
 

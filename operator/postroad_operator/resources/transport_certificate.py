@@ -189,5 +189,3 @@ class TransportCertificateStatus(Status):
     """When it will be renewed."""
     request: Text = ""
     """PKCS#10 to hand to the CA, in PEM, when spec.request is given."""
-
-

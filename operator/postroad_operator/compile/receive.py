@@ -1,0 +1,207 @@
+"""Receive connectors: usage defaults filled in, groups flattened, ranges normalised, relay proven closed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import IPv6Network
+
+from postroad_operator.compile import unsupported
+from postroad_operator.compile.accounts import check_htpasswd
+from postroad_operator.compile.names import part_name
+from postroad_operator.compile.references import References
+from postroad_operator.compile.snapshot import TierSettings
+from postroad_operator.compile.verdict import Compiled, Reason, RefusedError
+from postroad_operator.resources import ReceiveConnector
+from postroad_operator.resources.receive_connector import Extensions, ReceiveConnectorSpec
+from postroad_operator.resources.scalars import ascii_domain, networks, octets, seconds
+from postroad_transport import config
+from postroad_transport.config import AuthMechanism, Grant, Permission, TlsMode, Usage
+from postroad_transport.config.files import secret_name
+from postroad_transport.policy import groups
+from postroad_transport.policy.relay import open_relay_grants
+
+_KEYWORDS = {
+    "pipelining": "PIPELINING",
+    "size": "SIZE",
+    "eight_bit_mime": "8BITMIME",
+    "smtp_utf8": "SMTPUTF8",
+    "enhanced_status_codes": "ENHANCEDSTATUSCODES",
+    "chunking": "CHUNKING",
+    "binary_mime": "BINARYMIME",
+    "dsn": "DSN",
+}
+_BASIC = frozenset({AuthMechanism.BASIC_AUTH, AuthMechanism.BASIC_AUTH_REQUIRE_TLS})
+
+
+def compile_receive_connector(
+    resource: ReceiveConnector, settings: TierSettings, references: References
+) -> Compiled[config.ReceiveConnector]:
+    """Compile one receive connector by itself.
+
+    Raises
+    ------
+    RefusedError
+        A reference is missing, a permission group is not available, or it would be an open relay.
+    """
+    spec = resource.spec
+    warnings = unsupported.warnings(resource)
+    mechanisms = _mechanisms(spec)
+    grants = _grants(spec, settings, warnings)
+    files: dict[str, bytes] = {}
+    accounts_file = ""
+    if spec.authentication and (reference := spec.authentication.htpasswd_secret_ref):
+        field = "spec.authentication.htpasswdSecretRef"
+        content = references.secret(resource.metadata.namespace, reference.name, reference.key, field)
+        warnings += check_htpasswd(content, field)
+        accounts_file = secret_name("accounts", resource.metadata.name, content, "htpasswd")
+        files[accounts_file] = content
+    part = config.ReceiveConnector(
+        name=part_name(resource, settings),
+        source=resource.source,
+        usage=Usage(spec.usage),
+        bindings=tuple(
+            config.Binding(
+                port=binding.port,
+                tls=TlsMode(binding.tls),
+                proxy_protocol=config.ProxyProtocol(trusted_ranges=_cidrs(binding.proxy_protocol.trusted_ranges))
+                if binding.proxy_protocol
+                else None,
+            )
+            for binding in spec.bindings
+        ),
+        remote_ip_ranges=_cidrs(spec.remote_ip_ranges),
+        fqdn=ascii_domain(spec.fqdn) if spec.fqdn else settings.hostname,
+        banner=spec.banner,
+        auth_mechanisms=mechanisms,
+        grants=grants,
+        require_tls=spec.require_tls,
+        domain_secure=spec.domain_secure,
+        accounts_file=accounts_file,
+        limits=_limits(spec),
+        extensions=_extensions(spec.extensions),
+        protocol_logging=spec.protocol_logging,
+    )
+    warnings += _surprises(part)
+    _prove_no_open_relay(part, spec, settings, warnings)
+    return Compiled(part, files, warnings)
+
+
+def _mechanisms(spec: ReceiveConnectorSpec) -> tuple[AuthMechanism, ...]:
+    chosen = (
+        groups.usage_defaults(Usage(spec.usage)).auth_mechanisms
+        if spec.auth_mechanisms is None
+        else map(AuthMechanism, spec.auth_mechanisms)
+    )
+    return tuple(mechanism for mechanism in dict.fromkeys(chosen) if mechanism is not AuthMechanism.NONE)
+
+
+def _grants(spec: ReceiveConnectorSpec, settings: TierSettings, warnings: list[str]) -> tuple[Grant, ...]:
+    grants: list[Grant] = []
+    if spec.permission_groups is None:
+        for group in groups.usage_defaults(Usage(spec.usage)).permission_groups:
+            if not groups.is_available(group, settings.role):
+                warnings.append(
+                    f"spec.usage: {spec.usage} stands for the permission group {group}, which an {settings.role} tier"
+                    " does not have: give permissionGroups or grants"
+                )
+            grants += groups.receive_grants(group, settings.role, origin=f"spec.usage: {spec.usage} ({group})")
+    else:
+        for index, name in enumerate(spec.permission_groups):
+            field = f"spec.permissionGroups[{index}]"
+            if not groups.is_available(groups.PermissionGroup(name), settings.role):
+                raise RefusedError(
+                    Reason.NOT_AVAILABLE,
+                    f"{field}: an {settings.role} tier has no group {name}: remove it, or use grants",
+                )
+            grants += groups.receive_grants(name, settings.role, origin=f"{field}: {name}")
+    for index, entry in enumerate(spec.grants):
+        grants += (
+            Grant(
+                principal=entry.principal,
+                permission=Permission(permission),
+                deny=entry.effect == "Deny",
+                origin=f"spec.grants[{index}]",
+            )
+            for permission in entry.permissions
+        )
+    return tuple(grants)
+
+
+def _cidrs(ranges: Iterable[str]) -> tuple[str, ...]:
+    """Return normalised, unique CIDRs, IPv4 first. IPv4-mapped IPv6 becomes what clients are seen as: IPv4."""
+    found = set()
+    for text in ranges:
+        for network in networks(text):
+            if isinstance(network, IPv6Network) and network.prefixlen >= 96 and network.network_address.ipv4_mapped:
+                found |= set(networks(f"{network.network_address.ipv4_mapped}/{network.prefixlen - 96}"))
+            else:
+                found.add(network)
+    ordered = sorted(found, key=lambda item: (item.version, int(item.network_address), item.prefixlen))
+    return tuple(map(str, ordered))
+
+
+def _limits(spec: ReceiveConnectorSpec) -> config.ReceiveLimits:
+    limits = spec.limits
+    return config.ReceiveLimits(
+        message_size=octets(limits.message_size),
+        header_size=octets(limits.header_size),
+        recipients=limits.recipients,
+        connections=limits.connections,
+        connections_per_source=limits.connections_per_source,
+        messages_per_connection=limits.messages_per_connection,
+        errors=limits.errors,
+        hop_count=limits.hop_count,
+        idle_timeout=seconds(limits.idle_timeout),
+        total_timeout=seconds(limits.total_timeout),
+        tarpit=seconds(limits.tarpit),
+    )
+
+
+def _extensions(extensions: Extensions) -> tuple[str, ...]:
+    return tuple(keyword for name, keyword in _KEYWORDS.items() if getattr(extensions, name))
+
+
+def _surprises(part: config.ReceiveConnector) -> list[str]:
+    """Return what will work as written but not as its author may expect."""
+    warnings = []
+    mechanisms = set(part.auth_mechanisms)
+    if mechanisms & _BASIC and not part.accounts_file:
+        warnings.append("spec.authentication: nobody can log in: give htpasswdSecretRef")
+    if part.accounts_file and not mechanisms & _BASIC:
+        warnings.append("spec.authentication: AUTH is not offered: add BasicAuthRequireTLS to authMechanisms")
+    if AuthMechanism.BASIC_AUTH in mechanisms and any(
+        binding.tls is not TlsMode.IMPLICIT for binding in part.bindings
+    ):
+        warnings.append(
+            "spec.authMechanisms: BasicAuth takes passwords in clear: BasicAuthRequireTLS takes them after TLS only"
+        )
+    for index, binding in enumerate(part.bindings):
+        if binding.tls is TlsMode.OFF and part.require_tls:
+            warnings.append(f"spec.bindings[{index}].tls: Off, but requireTLS refuses all mail without TLS")
+        elif binding.tls is TlsMode.OFF and AuthMechanism.BASIC_AUTH_REQUIRE_TLS in mechanisms:
+            warnings.append(f"spec.bindings[{index}].tls: Off, so that nobody can log in on port {binding.port}")
+    submits = {grant.principal for grant in part.grants if grant.permission is Permission.SUBMIT and not grant.deny}
+    if not submits:
+        warnings.append("spec.permissionGroups: nobody may submit mail here: give permissionGroups or grants")
+    return warnings
+
+
+def _prove_no_open_relay(
+    part: config.ReceiveConnector, spec: ReceiveConnectorSpec, settings: TierSettings, warnings: list[str]
+) -> None:
+    findings = open_relay_grants(part, settings.networks)
+    if not findings:
+        if spec.allow_open_relay:
+            warnings.append("spec.allowOpenRelay: not needed: this connector does not relay for anyone: remove it")
+        return
+    causes = "; ".join(
+        f"{finding.principal} from {finding.range} may relay anywhere, by {', '.join(finding.origins)}"
+        for finding in findings
+    )
+    if not spec.allow_open_relay:
+        raise RefusedError(
+            Reason.OPEN_RELAY,
+            f"{part.source} would be an open relay: {causes}: narrow spec.remoteIPRanges, remove the grant, or set"
+            " spec.allowOpenRelay if that is what you want",
+        )
+    warnings.append(f"spec.allowOpenRelay: this connector is an open relay: {causes}")

@@ -1,0 +1,54 @@
+"""What the compiler looks at: everything that may influence the configuration, at one moment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from postroad_operator.resources import Invalid, Resource
+from postroad_transport.config import Certificate, Role
+from postroad_transport.policy.relay import OWN_RANGES
+
+
+@dataclass(frozen=True, slots=True)
+class TierSettings:
+    """What a tier is, apart from its resources.
+
+    ``namespace`` is the tier's own: connectors of other namespaces carry theirs in their name. ``networks`` are
+    the tier's own networks as CIDRs: relay granted to all of them is not an open relay.
+    """
+
+    tier: str = "default"
+    role: Role = Role.HUB
+    hostname: str = "localhost"
+    namespace: str = "default"
+    networks: tuple[str, ...] = OWN_RANGES
+    trust_bundle: str = ""
+    postmaster: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedCertificate:
+    """Certificate material that exists for a TransportCertificate.
+
+    ``files`` holds the contents of ``certificate.chain_file`` and ``certificate.key_file`` by name.
+    """
+
+    certificate: Certificate
+    files: Mapping[str, bytes] = field(repr=False)
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The compiler's input.
+
+    ``objects`` are resources, Secrets and ConfigMaps, and documents that could not be read, in any order; those
+    of other tiers are passed over. ``certificates`` and ``certificate_problems`` (one sentence each) are keyed by
+    the source of their TransportCertificate; one that is in neither is pending.
+    """
+
+    settings: TierSettings
+    objects: tuple[Resource | Invalid, ...] = ()
+    certificates: Mapping[str, IssuedCertificate] = field(default_factory=dict)
+    certificate_problems: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

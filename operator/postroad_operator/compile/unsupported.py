@@ -1,0 +1,64 @@
+"""Fields that are accepted but not acted upon yet: nothing is silently ignored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from postroad_operator.resources import Resource
+
+
+class NotYet(NamedTuple):
+    """A field, when it counts as used, and what happens instead."""
+
+    field: str
+    used: Callable[[Any], bool]
+    instead: str
+
+
+#: By kind. An entry goes when the field is acted upon.
+NOT_YET_ACTED_ON: dict[str, tuple[NotYet, ...]] = {
+    "ReceiveConnector": (
+        NotYet("spec.domainSecure", lambda s: s.domain_secure, "no client certificate is asked for"),
+        NotYet("spec.protocolLogging", lambda s: s.protocol_logging, "commands and replies are not logged"),
+        NotYet(
+            "spec.authMechanisms", lambda s: "Integrated" in (s.auth_mechanisms or ()), "Integrated is not offered"
+        ),
+        NotYet(
+            "spec.authMechanisms",
+            lambda s: (
+                "ExchangeServer" in s.auth_mechanisms if s.auth_mechanisms is not None else s.usage == "Internal"
+            ),
+            "ExchangeServer (X-ANONYMOUSTLS) is not offered",
+        ),
+    ),
+    "SendConnector": (
+        NotYet("spec.domainSecure", lambda s: s.domain_secure, "no client certificate is presented"),
+        NotYet(
+            "spec.smartHostAuthMechanism",
+            lambda s: (
+                s.smart_host_auth_mechanism == "ExchangeServer"
+                or (s.smart_host_auth_mechanism is None and s.usage == "Internal" and s.smart_hosts is not None)
+            ),
+            "ExchangeServer is not spoken: mail waits in the queue",
+        ),
+    ),
+    "AcceptedDomain": (
+        NotYet("spec.domainSecurity.send", lambda s: s.domain_security.send, "mutual TLS is not enforced"),
+        NotYet("spec.domainSecurity.receive", lambda s: s.domain_security.receive, "mutual TLS is not enforced"),
+    ),
+    "TransportCertificate": (
+        NotYet("spec.issuerRef", lambda s: s.issuer_ref is not None, "no certificate is requested"),
+        NotYet("spec.request", lambda s: s.request is not None, "no certificate request is made"),
+    ),
+}
+
+
+def warnings(resource: Resource) -> list[str]:
+    """Return a warning for each field of the resource that is not acted upon."""
+    spec: Any = getattr(resource, "spec", None)
+    return [
+        f"{entry.field}: accepted but not acted upon yet: {entry.instead}"
+        for entry in NOT_YET_ACTED_ON.get(resource.kind, ())
+        if entry.used(spec)
+    ]
