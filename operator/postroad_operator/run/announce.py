@@ -1,0 +1,173 @@
+"""What `postroad run` tells its user, and what it writes down for scripts."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from postroad_transport.config import AuthMechanism, Lmtp, Maildir, SmtpHost, TierConfig, TlsMode
+from postroad_transport.config.files import ConfigError, read_secret
+from postroad_transport.policy.certificate import select
+
+_LOGIN = {AuthMechanism.BASIC_AUTH, AuthMechanism.BASIC_AUTH_REQUIRE_TLS}
+
+
+def listeners(config: TierConfig, addresses: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Return what listens where, as ``run.json`` lists it."""
+    return [
+        {"name": connector.name, "address": address, "port": binding.port, "tls": str(binding.tls)}
+        for connector in config.receive_connectors
+        for binding in connector.bindings
+        for address in addresses
+    ]
+
+
+def run_description(
+    config: TierConfig, *, addresses: tuple[str, ...], ca: Path, metrics: str, control: Path, events: str
+) -> dict[str, Any]:
+    """Return the content of ``run.json``."""
+    return {
+        "pid": os.getpid(),
+        "hostname": config.hostname,
+        "listeners": listeners(config, addresses),
+        "ca": str(ca),
+        "metrics": metrics,
+        "control": str(control),
+        "events": events,
+    }
+
+
+def _accounts(config: TierConfig, config_dir: Path) -> list[str]:
+    """Return the names that can log in, without their hashes."""
+    names: list[str] = []
+    for connector in config.receive_connectors:
+        if connector.accounts_file and _LOGIN & set(connector.auth_mechanisms):
+            try:
+                lines = read_secret(config_dir, connector.accounts_file).decode(errors="replace").splitlines()
+            except ConfigError:
+                continue
+            names += [line.partition(":")[0] for line in lines if ":" in line and not line.startswith("#")]
+    return list(dict.fromkeys(names))
+
+
+def _receiving(config: TierConfig, addresses: tuple[str, ...], now: float) -> Table:
+    table = Table(title="Receiving", title_justify="left", box=None, header_style="bold", pad_edge=False)
+    for heading in ("CONNECTOR", "ADDRESS", "TLS", "LOGIN", "NAME", "CERTIFICATE"):
+        table.add_column(heading, overflow="fold")
+    for connector in config.receive_connectors:
+        selection = select(connector.fqdn, config.certificates, connector.auth_mechanisms, now=now)
+        served = selection.certificate.name if selection.certificate else "none"
+        if selection.events:
+            served += f" (event {', '.join(map(str, selection.events))})"
+        login = "yes" if connector.accounts_file and _LOGIN & set(connector.auth_mechanisms) else "no"
+        for binding in connector.bindings:
+            for address in addresses:
+                tls = "off" if binding.tls is TlsMode.OFF else str(binding.tls)
+                if connector.require_tls and binding.tls is TlsMode.STARTTLS:
+                    tls += ", required"
+                table.add_row(connector.name, f"{address}:{binding.port}", tls, login, connector.fqdn, served)
+    return table
+
+
+def _delivering(config: TierConfig, state_dir: Path) -> Table:
+    table = Table(title="Delivering", title_justify="left", box=None, header_style="bold", pad_edge=False)
+    for heading in ("DOMAIN", "TYPE", "MAIL GOES TO"):
+        table.add_column(heading, overflow="fold")
+    for domain in config.accepted_domains:
+        match domain.deliver:
+            case _ if domain.alias_of:
+                target = f"the same recipient at {domain.alias_of}"
+            case Maildir(path=path):
+                target = str(state_dir / path)
+            case Lmtp(host=host, port=port):
+                target = f"LMTP {host}:{port}"
+            case SmtpHost(host=host, port=port):
+                target = f"SMTP {host}:{port}"
+            case None:
+                target = "the matching send connector"
+        table.add_row(domain.domain, str(domain.type), target)
+    for connector in config.send_connectors:
+        spaces = ", ".join(space.domain for space in connector.address_spaces)
+        routing = connector.routing
+        kind = type(routing).__name__
+        hosts = getattr(routing, "hosts", None)
+        where = ", ".join(f"{host.host}:{host.port}" for host in hosts) if hosts else kind
+        table.add_row(spaces, f"connector {connector.name}", f"{where}, TLS {_outbound_tls(connector.require_tls)}")
+    return table
+
+
+def _outbound_tls(required: bool) -> str:
+    return "required" if required else "where offered"
+
+
+def _try_it(config: TierConfig, address: str, ca: Path, accounts: list[str], password: str) -> list[str]:
+    """Return commands to copy; none where there is no account, submission port or local mailbox."""
+    domain = next((d.domain for d in config.accepted_domains if isinstance(d.deliver, Maildir)), None)
+    connector = next((c for c in config.receive_connectors if c.accounts_file), None)
+    if domain is None or connector is None or not accounts:
+        return []
+    ports = {binding.tls: binding.port for binding in connector.bindings}
+    user = next((name for name in accounts if name.endswith(f"@{domain}")), accounts[0])
+    sender = user if "@" in user else f"{user}@{domain}"
+    secret = shlex.quote(password)
+    commands = []
+    if TlsMode.STARTTLS in ports:
+        commands.append(
+            f"swaks --server {address}:{ports[TlsMode.STARTTLS]} --tls --auth PLAIN --auth-user {user}"
+            f" --auth-password {secret} --from {sender} --to {sender}"
+        )
+    if TlsMode.IMPLICIT in ports:
+        port = ports[TlsMode.IMPLICIT]
+        commands.append(
+            f"printf 'Subject: hello\\n\\nhello\\n' | curl -sS --url smtps://{connector.fqdn}:{port}"
+            f" --connect-to ::{address}:{port} --cacert {ca} --user {shlex.quote(f'{user}:{password}')}"
+            f" --mail-from {sender} --mail-rcpt {sender} -T -"
+        )
+        if any("localhost" in certificate.dns_names for certificate in config.certificates):
+            script = (
+                f"import smtplib,ssl; c=smtplib.SMTP_SSL('localhost',{port},"
+                f"context=ssl.create_default_context(cafile='{ca}')); c.login('{user}',{password!r});"
+                f" c.sendmail('{sender}','{sender}','Subject: hello\\n\\nhello\\n')"
+            )
+            commands.append(f'python3 -c "{script}"')
+    return commands
+
+
+def announce(
+    console: Console,
+    config: TierConfig,
+    *,
+    addresses: tuple[str, ...],
+    config_dir: Path,
+    state_dir: Path,
+    ca: Path,
+    metrics: str,
+    password_hint: str,
+) -> None:
+    """Print what listens where, which certificate each name serves, where mail lands, and lines to try."""
+    accounts = _accounts(config, config_dir)
+    parts: list[Any] = [
+        Text(f"Postroad serves tier {config.tier} ({config.role}) as {config.hostname}", style="bold"),
+        Text(),
+        _receiving(config, addresses, time.time()),
+        Text(),
+        _delivering(config, state_dir),
+        Text(),
+        Text(f"Accounts  {', '.join(accounts) or 'none'}"),
+        Text(f"CA        {ca}"),
+        Text(f"Metrics   http://{metrics}/metrics (also /healthz, /readyz, /configz)"),
+        Text(f"Events    {state_dir / 'events.jsonl'}"),
+        Text(f"Queue     postroad queue --state-dir {state_dir} list"),
+        Text(),
+    ]
+    if commands := _try_it(config, addresses[0], ca, accounts, password_hint):
+        parts += [Text("Try it (any of these, as printed)", style="bold"), Text("\n".join(commands)), Text()]
+    parts.append(Text("Edit a manifest and it is live within a second. Ctrl-C drains and stops."))
+    console.print(Group(*parts), soft_wrap=True)

@@ -1,0 +1,86 @@
+"""Keeping a running tier at what its manifests say."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from watchfiles import awatch
+
+from postroad_operator.certificates import CertificateStore
+from postroad_operator.compile import TierSettings
+from postroad_operator.run.build import Build, build
+from postroad_transport.config.files import compress, encode, store
+from postroad_transport.supervisor.process import ReloadRefusedError, Supervisor
+from postroad_transport.supervisor.service import BURST_MS, QUIET_MS
+
+#: Longest time, in seconds, until certificates are looked at again.
+CERTIFICATE_CHECK = 3600.0
+
+
+def publish(directory: Path, built: Build) -> bool:
+    """Write what was built where the supervisor reads it; return whether it differs from what was there."""
+    compilation = built.compilation
+    return store(directory, compress(encode(compilation.config)), compilation.secret_files)
+
+
+@dataclass
+class Follower:
+    """Rebuilds when a manifest changes or a certificate is due, and has the tier reload.
+
+    A change with any fault or refused resource changes nothing: the tier serves what it served, and the user
+    is told what to fix.
+    """
+
+    directory: Path
+    config_dir: Path
+    settings: TierSettings
+    certificates: CertificateStore
+    supervisor: Supervisor
+    current: Build
+    served: Callable[[Build], None]
+    report: Callable[[str, list[str]], None]
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Follow until `stop` is set."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._follow_files(stop))
+            group.create_task(self._follow_certificates(stop))
+
+    async def _follow_files(self, stop: asyncio.Event) -> None:
+        async for _ in awatch(self.directory, stop_event=stop, step=QUIET_MS, debounce=BURST_MS):
+            await self._rebuild()
+
+    async def _follow_certificates(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            due = self.current.renew_at
+            wait = CERTIFICATE_CHECK if due is None else min(CERTIFICATE_CHECK, max(1.0, due - time.time()))
+            try:
+                await asyncio.wait_for(stop.wait(), wait)
+            except TimeoutError:
+                await self._rebuild()
+
+    async def _rebuild(self) -> None:
+        try:
+            built = await asyncio.to_thread(build, self.directory, self.settings, self.certificates, time.time())
+        except OSError as error:
+            self.report("not loaded: nothing has changed", [f"{self.directory}: {error.strerror}"])
+            return
+        if problems := built.problems():
+            self.report("not loaded: nothing has changed", problems)
+            return
+        if not publish(self.config_dir, built):
+            self.current = built
+            return
+        try:
+            await self.supervisor.reload()
+        except ReloadRefusedError as error:
+            publish(self.config_dir, self.current)
+            self.report("not loaded: nothing has changed", [str(error)])
+            return
+        self.current = built
+        self.served(built)
+        self.report("loaded", built.warnings())
