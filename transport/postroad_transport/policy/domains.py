@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from postroad_transport.config import AcceptedDomain, DomainType
 from postroad_transport.policy.address import AddressSyntaxError, Mailbox, to_ascii
+from postroad_transport.policy.verdict import Allow
 
 
 class DomainTable:
@@ -19,7 +20,7 @@ class DomainTable:
         The domain that ``<postmaster>`` is given where no domain can serve as the default.
     """
 
-    __slots__ = ("_aliases", "_exact", "_parents", "default")
+    __slots__ = ("_accepted", "_aliases", "_exact", "_parents", "_recipients", "default")
 
     default: str
     """The domain that is flagged so; else the first authoritative one; else the host name."""
@@ -31,6 +32,8 @@ class DomainTable:
         self._exact = exact
         self._parents = {name: domain for name, domain in exact.items() if domain.match_subdomains}
         self._aliases = {name: _final(name, exact) for name, domain in exact.items() if domain.alias_of}
+        self._accepted = {name: Allow("acceptedDomain", domain.source) for name, domain in exact.items()}
+        self._recipients = {name: frozenset(domain.recipients or ()) for name, domain in exact.items()}
         self.default = next(
             (domain.domain for domain in exact.values() if domain.default),
             next((domain.domain for domain in exact.values() if domain.type is DomainType.AUTHORITATIVE), hostname),
@@ -61,6 +64,14 @@ class DomainTable:
                 return found
             _, dot, parent = parent.partition(".")
         return None
+
+    def accepted(self, domain: AcceptedDomain) -> Allow:
+        """Return the verdict for a recipient in `domain`, one of this table's."""
+        return self._accepted[domain.domain]
+
+    def recipients(self, domain: AcceptedDomain) -> frozenset[str]:
+        """Return the local parts that exist in `domain`, one of this table's, where it lists them."""
+        return self._recipients[domain.domain]
 
     def is_authoritative(self, domain: str) -> bool:
         """Tell whether `domain` belongs to an authoritative accepted domain."""

@@ -1,54 +1,266 @@
-"""The header firewall and the message stamps (spec.md 1.1, 1.2 and 6)."""
+"""The header firewall and the message stamps (spec.md 1.1, 1.2 and 6).
+
+The header block, everything before the first empty line, is looked at once, in lower case, by searches that
+cost nothing where there is nothing to find; the body is never looked at. What is kept is kept byte for byte.
+
+A line belongs to the firewall by its beginning, so that odd blanks before the colon, a missing colon or an
+unusual case hide nothing; lines that begin with a blank go with the line they continue.
+"""
 
 from __future__ import annotations
 
+import re
+from functools import lru_cache
 from typing import NamedTuple
 
-from postroad_transport.config import Permission
+from postroad_transport.config import Permission, Principal
 from postroad_transport.message import Content
 from postroad_transport.policy.address import Mailbox
+from postroad_transport.policy.originators import Originators, parse_originators
 from postroad_transport.policy.session import SessionFacts
+
+AUTH_AS_VALUES = ("Anonymous", "Internal", "External", "Partner")
+"""What ``X-MS-Exchange-Organization-AuthAs`` may say (spec.md 6)."""
+
+_HIDDEN = b"\nx-ms-exchange-"
+_ROUTING = rb"received(?=[ \t]*+:)"
+_ORGANIZATION = rb"x-ms-exchange-organization-[^\n:]*+"
+_FOREST = rb"x-ms-exchange-forest-[^\n:]*+"
+_STAMPS = rb"x-ms-exchange-organization-auth(?:as|source|mechanism|domain)(?=[ \t]*+:)"
+_NAME_LENGTH = 76
+_WINDOW = 4096
+
+_find_received = re.compile(b"\n" + _ROUTING).findall
+_find_auth_as = re.compile(rb"\nx-ms-exchange-organization-authas[ \t]*+:([^\n]*+(?:\n[ \t][^\n]*+)*+)").findall
+_AUTH_AS = {value.lower().encode(): value for value in AUTH_AS_VALUES}
+
+_INTERNAL = frozenset(
+    {
+        str(Principal.AUTHENTICATED_USERS),
+        str(Principal.HUB_TRANSPORT_SERVERS),
+        str(Principal.EXTERNALLY_SECURED_SERVERS),
+        str(Principal.LEGACY_EXCHANGE_SERVERS),
+    }
+)
+
+
+def _pattern(*names: bytes) -> re.Pattern[bytes] | None:
+    """Compile an expression for whole fields of these names; None for no names."""
+    if not names:
+        return None
+    return re.compile(rb"\n(" + b"|".join(names) + rb")[^\n]*+(?:\n[ \t][^\n]*+)*+")
+
+
+# By what is *not* allowed: routing, organisation, forest, stamps.
+_PATTERNS = {
+    (routing, organization, forest, stamps): _pattern(
+        *([_ROUTING] if routing else []),
+        *([_ORGANIZATION] if organization else []),
+        *([_FOREST] if forest else []),
+        *([_STAMPS] if stamps and not organization else []),
+    )
+    for routing in (False, True)
+    for organization in (False, True)
+    for forest in (False, True)
+    for stamps in (False, True)
+}
 
 
 class HeaderReport:
-    """What one look at a header block found."""
+    """What one look at a received message's header found.
 
-    header_end: int
-    hops: int
-    header_size: int
-    stripped: tuple[str, ...]
-    kept: list[memoryview | bytes] | None
+    ``header_end`` is the offset just after the blank line, ``header_size`` the size of the header block
+    without it, both in bytes. ``hops`` counts the ``Received`` fields. ``stripped`` names the fields that the
+    firewall takes out, each once. ``kept`` is the content without them, the body not copied; None where
+    nothing is taken out and the content can be used as it is. ``believed`` is the AuthAs value of the
+    message's own stamp where the session may assert one, else empty; ``stamped`` tells whether those stamps
+    stay in the message.
+    """
+
+    __slots__ = (
+        "_block",
+        "_lowered",
+        "_originators",
+        "believed",
+        "header_end",
+        "header_size",
+        "hops",
+        "hostname",
+        "kept",
+        "stamped",
+        "stripped",
+    )
+
+    def __init__(self, block: bytes, lowered: bytes, header_end: int, hostname: str) -> None:
+        self._block = block
+        self._lowered = lowered
+        self._originators: Originators | None = None
+        self.header_end = header_end
+        self.header_size = len(block)
+        self.hostname = hostname
+        self.hops = 0
+        self.stripped: tuple[str, ...] = ()
+        self.kept: list[memoryview | bytes] | None = None
+        self.believed = ""
+        self.stamped = False
 
     @property
     def from_mailboxes(self) -> tuple[Mailbox, ...]:
-        """The mailboxes of ``From`` and ``Sender``, parsed when asked for."""
-        raise NotImplementedError
+        """The mailboxes of ``From`` and ``Sender``, parsed when first asked for."""
+        return self._parsed().mailboxes
+
+    @property
+    def from_malformed(self) -> bool:
+        """Whether some ``From`` or ``Sender`` field cannot be read as a list of mailboxes."""
+        return self._parsed().malformed
+
+    def _parsed(self) -> Originators:
+        if self._originators is None:
+            self._originators = parse_originators(self._block, self._lowered)
+        return self._originators
 
 
 def inspect(content: bytes | bytearray, permissions: frozenset[Permission], *, hostname: str) -> HeaderReport:
-    """Look at a received message's header."""
-    raise NotImplementedError
+    """Look at a received message's header and take out what `permissions` do not let in.
+
+    Parameters
+    ----------
+    content
+        The message as received, dot-stuffing undone. Where something is stripped, ``kept`` holds a view of
+        it, so a ``bytearray`` must not be resized afterwards.
+    permissions
+        The session's receive permissions.
+    hostname
+        The server's name, for the stamps.
+    """
+    block_end, header_end = _header_ends(content)
+    block = bytes(content[:block_end])
+    lowered = b"\n" + block.lower()
+    report = HeaderReport(block, lowered, header_end, hostname)
+    report.hops = len(_find_received(lowered))
+    hidden = _HIDDEN in lowered
+    routing = Permission.ACCEPT_HEADERS_ROUTING not in permissions
+    if not hidden and not (routing and report.hops):
+        return report
+    organization = Permission.ACCEPT_HEADERS_ORGANIZATION not in permissions
+    if hidden and Permission.ACCEPT_AUTHENTICATION_FLAG in permissions:
+        report.believed = _believed(lowered)
+        report.stamped = bool(report.believed) and not organization
+    pattern = _PATTERNS[
+        routing,
+        organization,
+        Permission.ACCEPT_HEADERS_FOREST not in permissions,
+        not report.stamped,
+    ]
+    if pattern is not None:
+        header, report.stripped = _strip(block, lowered, pattern)
+        if report.stripped:
+            report.kept = [header, memoryview(content)[len(block) :]]
+    return report
 
 
 class Outbound(NamedTuple):
-    """A message as it may leave through a send connector."""
+    """A message as it may leave through a send connector; ``content`` is the one given where all may."""
 
     content: Content
     stripped: tuple[str, ...]
 
 
 def outbound(content: Content, permissions: frozenset[Permission]) -> Outbound:
-    """Strip what may not leave."""
-    raise NotImplementedError
+    """Take out of a message what the send connector's `permissions` do not let out (spec.md 1.2)."""
+    pattern = _PATTERNS[
+        Permission.SEND_HEADERS_ROUTING not in permissions,
+        Permission.SEND_HEADERS_ORGANIZATION not in permissions,
+        Permission.SEND_HEADERS_FOREST not in permissions,
+        False,
+    ]
+    if pattern is None:
+        return Outbound(content, ())
+    head, body = _split(content)
+    block = head[: _header_ends(head)[0]]
+    header, stripped = _strip(block, b"\n" + block.lower(), pattern)
+    if not stripped:
+        return Outbound(content, ())
+    return Outbound([header + head[len(block) :], *body], stripped)
 
 
-def auth_as(session: SessionFacts, permissions: frozenset[Permission], report: HeaderReport) -> str:
-    """Return the message's AuthAs value (Anonymous, Internal, External, Partner)."""
-    raise NotImplementedError
+def auth_as(session: SessionFacts, report: HeaderReport) -> str:
+    """Return the message's AuthAs value: the believed stamp's, else what the session is (spec.md 6)."""
+    return report.believed or _session_auth_as(session.principals)
 
 
-def stamps(
-    session: SessionFacts, permissions: frozenset[Permission], report: HeaderReport, *, hostname: str
-) -> bytes:
-    """Return the stamp header lines to put in front of the message; empty where its own are believed."""
-    raise NotImplementedError
+def stamps(session: SessionFacts, report: HeaderReport) -> bytes:
+    """Return the stamp fields to put in front of the message; empty where it keeps believed ones.
+
+    A session that may not assert stamps has its own replaced by what it is. One that may, but may not bring
+    organisation headers, has them written anew with the value it asserted.
+    """
+    if report.stamped:
+        return b""
+    return _stamp_lines(auth_as(session, report), report.hostname, session.auth_mechanism)
+
+
+@lru_cache(maxsize=256)
+def _stamp_lines(value: str, hostname: str, mechanism: str) -> bytes:
+    lines = f"X-MS-Exchange-Organization-AuthAs: {value}\r\nX-MS-Exchange-Organization-AuthSource: {hostname}\r\n"
+    if mechanism:
+        lines += f"X-MS-Exchange-Organization-AuthMechanism: {mechanism}\r\n"
+    return lines.encode("ascii", "replace")
+
+
+def _session_auth_as(principals: frozenset[str]) -> str:
+    """An edge server vouches for nothing but the stamps it sends; without one its message is anonymous."""
+    if not principals.isdisjoint(_INTERNAL):
+        return "Internal"
+    return "Partner" if str(Principal.PARTNER_SERVERS) in principals else "Anonymous"
+
+
+def _believed(lowered: bytes) -> str:
+    """Return what the one AuthAs field says; Anonymous where several or a strange one do, empty for none."""
+    values = _find_auth_as(lowered)
+    if not values:
+        return ""
+    return _AUTH_AS.get(values[0].strip(), "Anonymous") if len(values) == 1 else "Anonymous"
+
+
+def _header_ends(content: bytes | bytearray) -> tuple[int, int]:
+    """Return the offsets of the blank line and of what follows it; a message without one is all header."""
+    if content.startswith(b"\r\n"):
+        return 0, 2
+    found = content.find(b"\r\n\r\n")
+    return (len(content), len(content)) if found < 0 else (found + 2, found + 4)
+
+
+def _strip(block: bytes, lowered: bytes, pattern: re.Pattern[bytes]) -> tuple[bytes, tuple[str, ...]]:
+    """Return `block` without the fields that `pattern` finds, and their names, each once.
+
+    `lowered` has one line feed more in front, so a match from the line feed before a field to the one that
+    ends it, exclusive, spans in `lowered` the very offsets that the whole field has in `block`.
+    """
+    pieces: list[bytes] = []
+    names: dict[bytes, None] = {}
+    kept_from = 0
+    for field in pattern.finditer(lowered):
+        start, end = field.span()
+        if start > kept_from:
+            pieces.append(block[kept_from:start])
+        kept_from = end
+        names[block[start : min(field.end(1) - 1, start + _NAME_LENGTH)]] = None
+    if not names:
+        return block, ()
+    pieces.append(block[kept_from:])
+    return b"".join(pieces), tuple(name.decode("ascii", "replace").rstrip() for name in names)
+
+
+def _split(content: Content) -> tuple[bytes, list[bytes | bytearray | memoryview]]:
+    """Return the header with its blank line, as one piece, and the chunks after it."""
+    head = bytearray()
+    for index, chunk in enumerate(content):
+        view = memoryview(chunk)
+        for offset in range(0, len(view), _WINDOW):
+            before = len(head)
+            head += view[offset : offset + _WINDOW]
+            end = 2 if head.startswith(b"\r\n") else head.find(b"\r\n\r\n", max(0, before - 3)) + 4
+            if end != 3:
+                return bytes(head[:end]), [view[offset + end - before :], *content[index + 1 :]]
+    return bytes(head), []

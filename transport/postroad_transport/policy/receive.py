@@ -1,36 +1,166 @@
-"""The rules of receiving, verb by verb (spec.md 1.7). Pure: facts in, verdict out."""
+"""The rules of receiving, verb by verb (spec.md 1.7). Pure: facts in, verdict out.
+
+Order matters where a command breaks several rules: required TLS before everything, then who may submit, then
+as whom, then how much.
+
+Who may send as whom, from spec.md 1.1 and 1.7 taken together: a session with ``SMTP-Accept-Any-Sender`` as
+anyone; a logged-in user as the addresses its account owns; any other session as anyone outside the
+authoritative domains, for it has no addresses of its own (so that the anonymous relay of spec.md 1.6, which
+lacks the permission, works). An authoritative domain's addresses need
+``SMTP-Accept-Authoritative-Domain-Sender`` besides, except where the account owns the address: that rule is
+there to stop mail from outside that claims to be from inside. The null reverse-path is nobody's address, and
+always fine.
+"""
 
 from __future__ import annotations
 
+from postroad_transport.config import Permission, Principal
 from postroad_transport.policy.address import Mailbox
-from postroad_transport.policy.connectors import ConnectorPolicy
+from postroad_transport.policy.connectors import ConnectorPolicy, because
 from postroad_transport.policy.headers import HeaderReport
+from postroad_transport.policy.ownership import owns
+from postroad_transport.policy.reply import Reply
 from postroad_transport.policy.session import SessionFacts
 from postroad_transport.policy.tier import TierPolicy
-from postroad_transport.policy.verdict import Verdict
+from postroad_transport.policy.verdict import Allow, Refuse, Verdict
+
+NOT_AUTHENTICATED = Reply(530, "5.7.1", "Client was not authenticated")
+AUTHENTICATION_UNSUCCESSFUL = Reply(535, "5.7.3", "Authentication unsuccessful")
+MAY_NOT_SUBMIT = Reply(550, "5.7.1", "Client does not have permission to submit to this server")
+MAY_NOT_SEND_AS = Reply(550, "5.7.1", "Client does not have permission to send as this sender")
+MAY_NOT_SEND_ON_BEHALF = Reply(550, "5.7.1", "Client does not have permission to send on behalf of the from address")
+UNABLE_TO_RELAY = Reply(550, "5.7.1", "Unable to relay")
+STARTTLS_REQUIRED = Reply(451, "5.7.3", "Must issue a STARTTLS command first")
+MESSAGE_TOO_BIG = Reply(552, "5.3.4", "Message size exceeds fixed maximum message size")
+HEADER_TOO_BIG = Reply(552, "5.3.4", "Header size exceeds fixed maximum size")
+TOO_MANY_RECIPIENTS = Reply(452, "4.5.3", "Too many recipients")
+USER_UNKNOWN = Reply(550, "5.1.1", "User unknown")
+TOO_MANY_HOPS = Reply(554, "5.4.6", "Hop count exceeded - possible mail loop")
+
+_ANONYMOUS = str(Principal.ANONYMOUS)
+_BYPASS_SIZE = Permission.BYPASS_MESSAGE_SIZE_LIMIT
+_POSTMASTER = "postmaster"
+_ALLOW_POSTMASTER = Allow("postmaster", "RFC 5321 section 4.5.1")
+_ALLOW_MESSAGE = Allow("message")
 
 
 def check_login(connector: ConnectorPolicy, session: SessionFacts) -> Verdict:
-    """Decide whether the user that just proved who they are may submit here."""
-    raise NotImplementedError
+    """Decide whether the user that just proved who they are may submit here.
+
+    `session` already holds the user's principals.
+    """
+    access = connector.access(session.principals)
+    if Permission.SUBMIT in access.permissions:
+        return access.login
+    return _missing("login", AUTHENTICATION_UNSUCCESSFUL, connector, session, Permission.SUBMIT)
 
 
 def check_mail(
     tier: TierPolicy, connector: ConnectorPolicy, session: SessionFacts, sender: Mailbox | None, *, size: int | None
 ) -> Verdict:
-    """Decide on MAIL FROM; `size` is the SIZE= parameter in bytes."""
-    raise NotImplementedError
+    """Decide on MAIL FROM.
+
+    Parameters
+    ----------
+    sender
+        None for the null reverse-path.
+    size
+        What the SIZE parameter declares, in bytes; None without one.
+    """
+    config = connector.config
+    if config.require_tls and not session.tls:
+        return Refuse("requireTLS", STARTTLS_REQUIRED, f"{config.source} spec.requireTLS")
+    access = connector.access(session.principals)
+    permissions = access.permissions
+    if Permission.SUBMIT not in permissions:
+        reply = NOT_AUTHENTICATED if _ANONYMOUS in session.principals else MAY_NOT_SUBMIT
+        return _missing("submit", reply, connector, session, Permission.SUBMIT)
+    if sender is not None:
+        missing = _sender_permission(tier, session, permissions, sender)
+        if missing is not None:
+            return _missing("sender", MAY_NOT_SEND_AS, connector, session, missing)
+    if size is not None and _exceeds(connector, permissions, size):
+        return Refuse("size", MESSAGE_TOO_BIG, f"{config.source} spec.limits.messageSize", _BYPASS_SIZE)
+    return access.submit
 
 
 def check_recipient(
     tier: TierPolicy, connector: ConnectorPolicy, session: SessionFacts, recipient: Mailbox, *, count: int
 ) -> Verdict:
     """Decide on RCPT TO; `count` is the number of recipients already taken."""
-    raise NotImplementedError
+    limit = connector.config.limits.recipients
+    if limit and count >= limit:
+        return Refuse("recipients", TOO_MANY_RECIPIENTS, f"{connector.config.source} spec.limits.recipients")
+    if not recipient.domain:
+        return _ALLOW_POSTMASTER
+    domains = tier.domains
+    domain = domains.lookup(recipient.domain)
+    if domain is None:
+        access = connector.access(session.principals)
+        if Permission.ACCEPT_ANY_RECIPIENT in access.permissions:
+            return access.relay
+        return _missing("relay", UNABLE_TO_RELAY, connector, session, Permission.ACCEPT_ANY_RECIPIENT)
+    if domain.alias_of:
+        domain = domains.lookup(domains.resolve(recipient).domain) or domain
+    if domain.recipients is not None:
+        local = recipient.local.lower()
+        if local not in domains.recipients(domain) and local != _POSTMASTER:
+            return Refuse("recipient", USER_UNKNOWN, f"{domain.source} spec.recipients")
+    return domains.accepted(domain)
 
 
 def check_message(
     tier: TierPolicy, connector: ConnectorPolicy, session: SessionFacts, report: HeaderReport, *, size: int
 ) -> Verdict:
     """Decide at the end of DATA; `size` is in bytes, as received."""
-    raise NotImplementedError
+    limits = connector.config.limits
+    source = connector.config.source
+    permissions = connector.access(session.principals).permissions
+    if _exceeds(connector, permissions, size):
+        return Refuse("size", MESSAGE_TOO_BIG, f"{source} spec.limits.messageSize", _BYPASS_SIZE)
+    if limits.header_size and report.header_size > limits.header_size:
+        return Refuse("headerSize", HEADER_TOO_BIG, f"{source} spec.limits.headerSize")
+    if limits.hop_count and report.hops > limits.hop_count:
+        return Refuse("hopCount", TOO_MANY_HOPS, f"{source} spec.limits.hopCount")
+    if Permission.ACCEPT_ANY_SENDER not in permissions and (
+        report.from_malformed
+        or any(not _may_appear(tier, session, permissions, author) for author in report.from_mailboxes)
+    ):
+        return _missing("headerSender", MAY_NOT_SEND_ON_BEHALF, connector, session, Permission.ACCEPT_ANY_SENDER)
+    return _ALLOW_MESSAGE
+
+
+def _exceeds(connector: ConnectorPolicy, permissions: frozenset[Permission], size: int) -> bool:
+    limit = connector.config.limits.message_size
+    return bool(limit) and size > limit and _BYPASS_SIZE not in permissions
+
+
+def _sender_permission(
+    tier: TierPolicy, session: SessionFacts, permissions: frozenset[Permission], sender: Mailbox
+) -> Permission | None:
+    """Return the permission that `session` lacks to use `sender` in MAIL FROM; None where it lacks none."""
+    any_sender = Permission.ACCEPT_ANY_SENDER in permissions
+    authoritative = (
+        Permission.ACCEPT_AUTHORITATIVE_DOMAIN_SENDER not in permissions
+        and tier.domains.is_authoritative(sender.domain)
+    )
+    if not authoritative and (any_sender or not session.account):
+        return None
+    if owns(session, sender, tier.domains):
+        return None
+    return Permission.ACCEPT_AUTHORITATIVE_DOMAIN_SENDER if authoritative else Permission.ACCEPT_ANY_SENDER
+
+
+def _may_appear(tier: TierPolicy, session: SessionFacts, permissions: frozenset[Permission], author: Mailbox) -> bool:
+    """Tell whether a session without ``SMTP-Accept-Any-Sender`` may name `author` in From or Sender."""
+    if session.account:
+        return owns(session, author, tier.domains)
+    return Permission.ACCEPT_AUTHORITATIVE_DOMAIN_SENDER in permissions or not tier.domains.is_authoritative(
+        author.domain
+    )
+
+
+def _missing(
+    rule: str, reply: Reply, connector: ConnectorPolicy, session: SessionFacts, permission: Permission
+) -> Refuse:
+    return Refuse(rule, reply, because(connector.config, session.principals, permission), permission)
