@@ -20,12 +20,32 @@ _CACHED_PRINCIPAL_SETS = 4096
 
 
 class Access:
-    """What one set of principals may do on one connector, with the verdicts that every message needs ready."""
+    """What one set of principals may do on one connector.
 
-    __slots__ = ("login", "permissions", "relay", "submit")
+    Each permission that a rule asks for is an attribute and each common verdict is ready, because hashing
+    an enumeration member for every question would cost more than the question.
+    """
+
+    __slots__ = (
+        "any_recipient",
+        "any_sender",
+        "authoritative_sender",
+        "bypass_size",
+        "login",
+        "may_submit",
+        "permissions",
+        "relay",
+        "submit",
+    )
 
     def __init__(self, connector: ReceiveConnector, principals: frozenset[str]) -> None:
-        self.permissions = effective_permissions(connector.grants, principals)
+        permissions = effective_permissions(connector.grants, principals)
+        self.permissions = permissions
+        self.may_submit = Permission.SUBMIT in permissions
+        self.any_recipient = Permission.ACCEPT_ANY_RECIPIENT in permissions
+        self.any_sender = Permission.ACCEPT_ANY_SENDER in permissions
+        self.authoritative_sender = Permission.ACCEPT_AUTHORITATIVE_DOMAIN_SENDER in permissions
+        self.bypass_size = Permission.BYPASS_MESSAGE_SIZE_LIMIT in permissions
         self.login = Allow("login", because(connector, principals, Permission.SUBMIT))
         self.submit = Allow("submit", self.login.because)
         self.relay = Allow("relay", because(connector, principals, Permission.ACCEPT_ANY_RECIPIENT))

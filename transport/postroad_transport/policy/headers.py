@@ -139,19 +139,13 @@ def inspect(content: bytes | bytearray, permissions: frozenset[Permission], *, h
     report = HeaderReport(block, lowered, header_end, hostname)
     report.hops = len(_find_received(lowered))
     hidden = _HIDDEN in lowered
-    routing = Permission.ACCEPT_HEADERS_ROUTING not in permissions
-    if not hidden and not (routing and report.hops):
+    routing, organization, forest, flag = _accepted(permissions)
+    if not hidden and (routing or not report.hops):
         return report
-    organization = Permission.ACCEPT_HEADERS_ORGANIZATION not in permissions
-    if hidden and Permission.ACCEPT_AUTHENTICATION_FLAG in permissions:
+    if hidden and flag:
         report.believed = _believed(lowered)
-        report.stamped = bool(report.believed) and not organization
-    pattern = _PATTERNS[
-        routing,
-        organization,
-        Permission.ACCEPT_HEADERS_FOREST not in permissions,
-        not report.stamped,
-    ]
+        report.stamped = bool(report.believed) and organization
+    pattern = _PATTERNS[not routing, not organization, not forest, not report.stamped]
     if pattern is not None:
         header, report.stripped = _strip(block, lowered, pattern)
         if report.stripped:
@@ -168,12 +162,7 @@ class Outbound(NamedTuple):
 
 def outbound(content: Content, permissions: frozenset[Permission]) -> Outbound:
     """Take out of a message what the send connector's `permissions` do not let out (spec.md 1.2)."""
-    pattern = _PATTERNS[
-        Permission.SEND_HEADERS_ROUTING not in permissions,
-        Permission.SEND_HEADERS_ORGANIZATION not in permissions,
-        Permission.SEND_HEADERS_FOREST not in permissions,
-        False,
-    ]
+    pattern = _send_pattern(permissions)
     if pattern is None:
         return Outbound(content, ())
     head, body = _split(content)
@@ -198,6 +187,27 @@ def stamps(session: SessionFacts, report: HeaderReport) -> bytes:
     if report.stamped:
         return b""
     return _stamp_lines(auth_as(session, report), report.hostname, session.auth_mechanism)
+
+
+@lru_cache(maxsize=1024)
+def _accepted(permissions: frozenset[Permission]) -> tuple[bool, bool, bool, bool]:
+    """Return whether routing, organisation and forest headers and the authentication flag are let in."""
+    return (
+        Permission.ACCEPT_HEADERS_ROUTING in permissions,
+        Permission.ACCEPT_HEADERS_ORGANIZATION in permissions,
+        Permission.ACCEPT_HEADERS_FOREST in permissions,
+        Permission.ACCEPT_AUTHENTICATION_FLAG in permissions,
+    )
+
+
+@lru_cache(maxsize=1024)
+def _send_pattern(permissions: frozenset[Permission]) -> re.Pattern[bytes] | None:
+    return _PATTERNS[
+        Permission.SEND_HEADERS_ROUTING not in permissions,
+        Permission.SEND_HEADERS_ORGANIZATION not in permissions,
+        Permission.SEND_HEADERS_FOREST not in permissions,
+        False,
+    ]
 
 
 @lru_cache(maxsize=256)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from postroad_transport.config import Permission, Principal
 from postroad_transport.policy.address import Mailbox
-from postroad_transport.policy.connectors import ConnectorPolicy, because
+from postroad_transport.policy.connectors import Access, ConnectorPolicy, because
 from postroad_transport.policy.headers import HeaderReport
 from postroad_transport.policy.ownership import owns
 from postroad_transport.policy.reply import Reply
@@ -50,7 +50,7 @@ def check_login(connector: ConnectorPolicy, session: SessionFacts) -> Verdict:
     `session` already holds the user's principals.
     """
     access = connector.access(session.principals)
-    if Permission.SUBMIT in access.permissions:
+    if access.may_submit:
         return access.login
     return _missing("login", AUTHENTICATION_UNSUCCESSFUL, connector, session, Permission.SUBMIT)
 
@@ -71,15 +71,14 @@ def check_mail(
     if config.require_tls and not session.tls:
         return Refuse("requireTLS", STARTTLS_REQUIRED, f"{config.source} spec.requireTLS")
     access = connector.access(session.principals)
-    permissions = access.permissions
-    if Permission.SUBMIT not in permissions:
+    if not access.may_submit:
         reply = NOT_AUTHENTICATED if _ANONYMOUS in session.principals else MAY_NOT_SUBMIT
         return _missing("submit", reply, connector, session, Permission.SUBMIT)
     if sender is not None:
-        missing = _sender_permission(tier, session, permissions, sender)
+        missing = _sender_permission(tier, session, access, sender)
         if missing is not None:
             return _missing("sender", MAY_NOT_SEND_AS, connector, session, missing)
-    if size is not None and _exceeds(connector, permissions, size):
+    if size is not None and _exceeds(connector, access, size):
         return Refuse("size", MESSAGE_TOO_BIG, f"{config.source} spec.limits.messageSize", _BYPASS_SIZE)
     return access.submit
 
@@ -97,7 +96,7 @@ def check_recipient(
     domain = domains.lookup(recipient.domain)
     if domain is None:
         access = connector.access(session.principals)
-        if Permission.ACCEPT_ANY_RECIPIENT in access.permissions:
+        if access.any_recipient:
             return access.relay
         return _missing("relay", UNABLE_TO_RELAY, connector, session, Permission.ACCEPT_ANY_RECIPIENT)
     if domain.alias_of:
@@ -115,49 +114,41 @@ def check_message(
     """Decide at the end of DATA; `size` is in bytes, as received."""
     limits = connector.config.limits
     source = connector.config.source
-    permissions = connector.access(session.principals).permissions
-    if _exceeds(connector, permissions, size):
+    access = connector.access(session.principals)
+    if _exceeds(connector, access, size):
         return Refuse("size", MESSAGE_TOO_BIG, f"{source} spec.limits.messageSize", _BYPASS_SIZE)
     if limits.header_size and report.header_size > limits.header_size:
         return Refuse("headerSize", HEADER_TOO_BIG, f"{source} spec.limits.headerSize")
     if limits.hop_count and report.hops > limits.hop_count:
         return Refuse("hopCount", TOO_MANY_HOPS, f"{source} spec.limits.hopCount")
-    if Permission.ACCEPT_ANY_SENDER not in permissions and (
+    if not access.any_sender and (
         report.from_malformed
-        or any(not _may_appear(tier, session, permissions, author) for author in report.from_mailboxes)
+        or any(not _may_appear(tier, session, access, author) for author in report.from_mailboxes)
     ):
         return _missing("headerSender", MAY_NOT_SEND_ON_BEHALF, connector, session, Permission.ACCEPT_ANY_SENDER)
     return _ALLOW_MESSAGE
 
 
-def _exceeds(connector: ConnectorPolicy, permissions: frozenset[Permission], size: int) -> bool:
+def _exceeds(connector: ConnectorPolicy, access: Access, size: int) -> bool:
     limit = connector.config.limits.message_size
-    return bool(limit) and size > limit and _BYPASS_SIZE not in permissions
+    return bool(limit) and size > limit and not access.bypass_size
 
 
-def _sender_permission(
-    tier: TierPolicy, session: SessionFacts, permissions: frozenset[Permission], sender: Mailbox
-) -> Permission | None:
+def _sender_permission(tier: TierPolicy, session: SessionFacts, access: Access, sender: Mailbox) -> Permission | None:
     """Return the permission that `session` lacks to use `sender` in MAIL FROM; None where it lacks none."""
-    any_sender = Permission.ACCEPT_ANY_SENDER in permissions
-    authoritative = (
-        Permission.ACCEPT_AUTHORITATIVE_DOMAIN_SENDER not in permissions
-        and tier.domains.is_authoritative(sender.domain)
-    )
-    if not authoritative and (any_sender or not session.account):
+    authoritative = not access.authoritative_sender and tier.domains.is_authoritative(sender.domain)
+    if not authoritative and (access.any_sender or not session.account):
         return None
     if owns(session, sender, tier.domains):
         return None
     return Permission.ACCEPT_AUTHORITATIVE_DOMAIN_SENDER if authoritative else Permission.ACCEPT_ANY_SENDER
 
 
-def _may_appear(tier: TierPolicy, session: SessionFacts, permissions: frozenset[Permission], author: Mailbox) -> bool:
+def _may_appear(tier: TierPolicy, session: SessionFacts, access: Access, author: Mailbox) -> bool:
     """Tell whether a session without ``SMTP-Accept-Any-Sender`` may name `author` in From or Sender."""
     if session.account:
         return owns(session, author, tier.domains)
-    return Permission.ACCEPT_AUTHORITATIVE_DOMAIN_SENDER in permissions or not tier.domains.is_authoritative(
-        author.domain
-    )
+    return access.authoritative_sender or not tier.domains.is_authoritative(author.domain)
 
 
 def _missing(
