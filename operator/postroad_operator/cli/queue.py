@@ -94,12 +94,21 @@ def queue(context: click.Context, state_dir: Path, control: str) -> None:
 @click.option("--destination", default="", help="Only this destination, such as dns:example.com.")
 @click.option("--sender", default="", help="Only this envelope sender.")
 @click.option("--recipient", default="", help="Only messages for this recipient.")
+@click.option("--state", type=click.Choice(["ready", "waiting", "active", "held"]), default=None)
 @click.option("--limit", default=100, show_default=True, help="At most this many, oldest first.")
 @click.option("--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 @click.pass_obj
-def list_(socket: str, destination: str, sender: str, recipient: str, limit: int, output: str) -> None:
+def list_(
+    socket: str, destination: str, sender: str, recipient: str, state: str | None, limit: int, output: str
+) -> None:
     """List queued messages, oldest first."""
-    filters = {"destination": destination, "sender": sender, "recipient": recipient, "limit": str(limit)}
+    filters = {
+        "destination": destination,
+        "sender": sender,
+        "recipient": recipient,
+        "state": state or "",
+        "limit": str(limit),
+    }
     messages = call(socket, "GET", "/queue", {name: value for name, value in filters.items() if value})
     if output == "json":
         click.echo(json.dumps(messages, indent=2))
@@ -112,19 +121,17 @@ def list_(socket: str, destination: str, sender: str, recipient: str, limit: int
         table.add_column(heading, overflow="fold")
     now = time.time()
     for message in messages:
-        for recipient_ in message["recipients"]:
-            state = "held" if message.get("held") else recipient_.get("state", "queued")
-            wait = max(0.0, recipient_.get("next_attempt", 0) - now)
+        for row in message["recipients"]:
             table.add_row(
                 message["id"],
-                age(now - message["received_at"]),
-                str(message.get("size", 0)),
+                age(message["age"]),
+                str(message["size"]),
                 escape(message["sender"] or "<>"),
-                escape(recipient_["address"]),
-                state,
-                str(recipient_.get("attempts", 0)),
-                age(wait) if state == "queued" else "-",
-                escape(recipient_.get("reply", "")),
+                escape(row["address"]),
+                row["state"],
+                str(row["attempts"]),
+                age(max(0.0, row["nextAttempt"] - now)) if row["state"] == "waiting" else "-",
+                escape(row["reply"]),
             )
     Console().print(table)
 

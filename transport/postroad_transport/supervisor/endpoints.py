@@ -92,7 +92,7 @@ async def _everywhere(request: web.Request, method: str, path: str) -> list[Any]
 
 async def _queue_list(request: web.Request) -> web.Response:
     messages = [message for answer in await _everywhere(request, "GET", "/queue") for message in answer]
-    messages.sort(key=lambda message: message["received_at"])
+    messages.sort(key=lambda message: message["receivedAt"])
     return _json(messages[: int(request.query.get("limit", "1000"))])
 
 

@@ -1,0 +1,80 @@
+"""Which hop serves which route."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from postroad_transport.config import Drop, Maildir, TierConfig
+from postroad_transport.config.files import read_secret
+from postroad_transport.delivery.drop import DropHop
+from postroad_transport.delivery.firewall import HeaderFirewall
+from postroad_transport.delivery.hop import Hop
+from postroad_transport.delivery.maildir import MaildirHop
+from postroad_transport.delivery.smtp_hop import HopSettings, make_hop
+from postroad_transport.policy.principals import send_permissions
+from postroad_transport.routing.resolver import DnsResolver, Resolver
+from postroad_transport.routing.table import Route
+from postroad_transport.telemetry.metrics import Metrics
+
+
+class Resolvers:
+    """Resolvers by their servers, kept over reloads for the sake of their caches."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[str, ...], Resolver] = {}
+
+    def __call__(self, servers: tuple[str, ...]) -> Resolver:
+        """Return the resolver that asks `servers` (empty: the system's)."""
+        if servers not in self._made:
+            self._made[servers] = DnsResolver(servers)
+        return self._made[servers]
+
+
+def hop_factory(
+    config: TierConfig,
+    secrets: Mapping[str, bytes],
+    *,
+    state_dir: Path,
+    addresses: tuple[str, ...],
+    resolvers: Resolvers,
+    metrics: Metrics,
+) -> Callable[[Route], Hop]:
+    """Return what makes the hop for a route of `config`; `secrets` are the secret files it names."""
+    settings = HopSettings(
+        hostname=config.hostname,
+        resolver=resolvers,
+        metrics=metrics,
+        read_secret=secrets.__getitem__,
+        trust_bundle=config.trust_bundle,
+        local_endpoints=frozenset(
+            (address, binding.port)
+            for connector in config.receive_connectors
+            for binding in connector.bindings
+            for address in addresses
+        ),
+        local_names=frozenset({config.hostname, *(connector.fqdn for connector in config.receive_connectors)}),
+    )
+
+    def make(route: Route) -> Hop:
+        connector = route.send_connector
+        if isinstance(route.target, Maildir):
+            return MaildirHop(route.target.path, state_dir)
+        if isinstance(route.target, Drop):
+            return DropHop()
+        hop = make_hop(route, settings)
+        return hop if connector is None else HeaderFirewall(hop, send_permissions(connector))
+
+    return make
+
+
+def read_credentials(config: TierConfig, directory: Path) -> dict[str, bytes]:
+    """Read the secret files that send connectors log in with.
+
+    Raises
+    ------
+    ConfigError
+        One is missing.
+    """
+    names = {connector.credentials_file for connector in config.send_connectors if connector.credentials_file}
+    return {name: read_secret(directory, name) for name in names}
