@@ -54,11 +54,15 @@ class Batch:
         """Return the operations that somebody waits for."""
         return [*self.commits, *self.updates]
 
-    def singly(self) -> Iterator[tuple[Operation, Batch]]:
-        """Yield each operation as a batch of its own: what frees room first, then the smallest."""
-        for settle in self.settles:
-            yield settle, Batch(settles=[settle])
+    def operations(self) -> list[Operation]:
+        """Return all operations."""
+        return [*self.settles, *self.updates, *self.commits]
+
+    def parts(self) -> Iterator[Batch]:
+        """Divide the batch: first what frees room, then the commits one by one, the smallest first."""
+        if self.settles:
+            yield Batch(settles=self.settles)
         for update in self.updates:
-            yield update, Batch(updates=[update])
+            yield Batch(updates=[update])
         for commit in sorted(self.commits, key=lambda commit: commit.size):
-            yield commit, Batch(commits=[commit])
+            yield Batch(commits=[commit])

@@ -144,7 +144,7 @@ class GroupWriter:
         failures = (
             task.result()
             if error is None
-            else {operation: SpoolError(f"{type(error).__name__}: {error}") for operation, _ in batch.singly()}
+            else {operation: SpoolError(f"{type(error).__name__}: {error}") for operation in batch.operations()}
         )
         self._record(batch, failures)
         for operation in batch.awaited():

@@ -25,11 +25,16 @@ def means_full(error: Exception, directory: Path) -> bool:
     """
     if isinstance(error, OSError):
         return error.errno in _NO_ROOM
-    if not isinstance(error, sqlite3.OperationalError):
-        return False
-    if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL:
+    code = sqlite_code(error)
+    if code & 0xFF == sqlite3.SQLITE_FULL:
         return True
-    return error.sqlite_errorcode == sqlite3.SQLITE_IOERR_WRITE and not _can_write(directory)
+    return code == sqlite3.SQLITE_IOERR_WRITE and not _can_write(directory)
+
+
+def sqlite_code(error: Exception) -> int:
+    """Return SQLite's extended result code, 0 for errors that are not SQLite's own."""
+    code: int = getattr(error, "sqlite_errorcode", 0)
+    return code
 
 
 def _can_write(directory: Path) -> bool:

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from postroad_transport.message import Content
 from postroad_transport.spool.batch import Batch, Operation
 from postroad_transport.spool.bodies import BodyFiles, sync_directory
-from postroad_transport.spool.room import available, means_full
+from postroad_transport.spool.room import available, means_full, sqlite_code
 from postroad_transport.spool.store import SpoolError, SpoolFullError
 
 SCHEMA_VERSION = 1
@@ -30,6 +30,8 @@ _APPLICATION_ID = 0x506F5374  # "PoSt"
 _PAGE_BYTES = 4096
 _CHECKPOINT_PAGES = 1000
 """4 MiB: a checkpoint stalls the commits behind it, 10 ms at this size and 35 ms at four times it."""
+_SLACK_BYTES = 256 * 1024
+"""What a commit may need beside its content: pages of the trees, and pages that are not quite full."""
 _ROWS = 64
 _CACHED_STATEMENTS = 5 * _ROWS
 _SHRINK_BYTES = 64 * 1024 * 1024
@@ -136,7 +138,7 @@ class Shard:
     def apply(self, batch: Batch) -> Mapping[Operation, SpoolError]:
         """Carry out `batch` in one durable transaction; return the error of each operation that failed.
 
-        When there is no room for the whole, each operation is tried alone, so that what frees room or needs little
+        When there is no room for the whole, its parts are tried one by one, so that what frees room or needs little
         succeeds. After any other error the file is opened anew.
         """
         failures: dict[Operation, SpoolError] = {}
@@ -148,8 +150,8 @@ class Shard:
             failure = self._classify(error)
             if not isinstance(failure, SpoolFullError):
                 self._disconnect()
-                return {operation: failure for operation, _ in batch.singly()}
-            failures = self._apply_singly(batch)
+                return dict.fromkeys(batch.operations(), failure)
+            failures = self._apply_in_parts(batch)
         for settle in batch.settles:
             if settle.in_file and settle not in failures:
                 with contextlib.suppress(OSError):  # the next start sweeps it
@@ -229,27 +231,33 @@ class Shard:
             return error
         if means_full(error, self.path.parent):
             return SpoolFullError(f"{self.path}: {error}")
-        if isinstance(error, sqlite3.DatabaseError) and getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED:
+        if sqlite_code(error) & 0xFF in _DAMAGED:
             return DamagedError(f"{self.path}: {error}")
         return SpoolError(f"{self.path}: {error}")
 
     def _check_commit_room(self, size: int) -> None:
         room = available(self.path.parent)
-        if room < self._min_free_bytes + size:
-            # What settled messages left behind in the file is room too, or a full disk would never recover.
-            (free_pages,) = self._connect().execute("PRAGMA freelist_count").fetchone()
-            if min(room, free_pages * _PAGE_BYTES // 2) < size + 2 * _CHECKPOINT_PAGES * _PAGE_BYTES:
-                raise SpoolFullError("the spool's file system has no room left")
+        if room >= self._min_free_bytes + size:
+            return
+        # What settled messages left behind in the file is room too, or a queue that filled the disk would never
+        # take mail again. The reserve then needs to hold but the log, which keeps its size from before.
+        (free_pages,) = self._connect().execute("PRAGMA freelist_count").fetchone()
+        log = Path(f"{self.path}-wal").stat().st_size
+        if (
+            free_pages * _PAGE_BYTES < 2 * size + _SLACK_BYTES
+            or room + log < size + _SLACK_BYTES + _CHECKPOINT_PAGES * _PAGE_BYTES
+        ):
+            raise SpoolFullError("the spool's file system has no room left")
 
-    def _apply_singly(self, batch: Batch) -> dict[Operation, SpoolError]:
+    def _apply_in_parts(self, batch: Batch) -> dict[Operation, SpoolError]:
         failures: dict[Operation, SpoolError] = {}
-        for operation, single in batch.singly():
+        for part in batch.parts():
             try:
-                if single.commits:
-                    self._check_commit_room(single.commits[0].size)
-                self._transact(single)
+                if part.commits:
+                    self._check_commit_room(part.commits[0].size)
+                self._transact(part)
             except (SpoolError, sqlite3.Error, OSError) as error:
-                failures[operation] = self._classify(error)
+                failures |= dict.fromkeys(part.operations(), self._classify(error))
         return failures
 
     def _transact(self, batch: Batch) -> None:

@@ -243,7 +243,7 @@ class SqliteStore:
         try:
             await store._load()
         except SpoolError as error:
-            self._emit("spool.not_adopted", path=str(path), error=str(error))
+            self._emit("spool.not_adopted", orphan=str(path), error=str(error))
             await store._close(delete=False)
             return
         if store._seq_by_id:
