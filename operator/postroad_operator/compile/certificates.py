@@ -64,6 +64,6 @@ def uncovered(connector: ReceiveConnector, certified: Iterable[str]) -> str:
     if not wants_tls or any(covers(pattern, connector.fqdn) for pattern in certified):
         return ""
     return (
-        f"spec.fqdn: no TransportCertificate holds the name {connector.fqdn}: TLS is not offered (event 12014): add it"
-        " to dnsNames of one"
+        f"spec.fqdn: no TransportCertificate holds the name {connector.fqdn}: TLS is not offered (event 12014):"
+        " add it to the dnsNames of one"
     )

@@ -41,15 +41,12 @@ def compile_tier(snapshot: Snapshot) -> Compilation:
         if isinstance(item, Invalid) and item.tier in ("", settings.tier):
             ledger.refuse(item, RefusedError(Reason.INVALID, "; ".join(map(str, item.problems))))
     references = References(objects)
-    by_kind = {
-        kind: _oldest_first(objects, kind, settings.tier)
-        for kind in (TransportCertificate, ReceiveConnector, SendConnector, AcceptedDomain)
-    }
-    certificates, certified = _certificates(by_kind[TransportCertificate], snapshot, references, ledger)
-    receive = _receive_connectors(by_kind[ReceiveConnector], snapshot, references, certified, ledger)
-    send = _send_connectors(by_kind[SendConnector], snapshot, references, ledger)
-    domains, refused = compile_domains(by_kind[AcceptedDomain], references, send)
-    for domain in by_kind[AcceptedDomain]:
+    mine = _Oldest(objects, settings.tier)
+    certificates, certified = _certificates(mine.of(TransportCertificate), snapshot, references, ledger)
+    receive = _receive_connectors(mine.of(ReceiveConnector), snapshot, references, certified, ledger)
+    send = _send_connectors(mine.of(SendConnector), snapshot, references, ledger)
+    domains, refused = compile_domains(mine.of(AcceptedDomain), references, send)
+    for domain in mine.of(AcceptedDomain):
         if refusal := refused.get(domain.source):
             ledger.refuse(domain, refusal)
         else:
@@ -190,11 +187,16 @@ def _identity(item: Resource | Invalid) -> tuple[bool, str, str]:
     return False, item.metadata.creation_timestamp, item.model_dump_json()
 
 
-def _oldest_first(objects: Iterable[Resource | Invalid], kind: type[_R], tier: str) -> list[_R]:
-    mine = (item for item in objects if isinstance(item, kind) and _tier(item) == tier)
-    return sorted(
-        mine, key=lambda item: (item.metadata.creation_timestamp, item.metadata.name, item.metadata.namespace)
-    )
+class _Oldest:
+    """The resources of one tier, oldest first."""
+
+    def __init__(self, objects: Iterable[Resource | Invalid], tier: str) -> None:
+        mine = [item for item in objects if isinstance(item, Resource) and _tier(item) == tier]
+        mine.sort(key=lambda item: (item.metadata.creation_timestamp, item.metadata.name, item.metadata.namespace))
+        self._resources = mine
+
+    def of(self, kind: type[_R]) -> list[_R]:
+        return [item for item in self._resources if isinstance(item, kind)]
 
 
 def _tier(resource: Resource) -> str:

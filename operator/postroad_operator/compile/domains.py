@@ -35,16 +35,9 @@ def compile_domains(
     for resource in resources:
         try:
             item = _compile(resource, references)
-            if owner := owners.get(item.part.domain):
-                raise RefusedError(
-                    Reason.CONFLICT, f"spec.domain: {item.part.domain} belongs to {owner}, which is older: remove one"
-                )
+            _check_conflicts(item.part, owners.get(item.part.domain, ""), default)
             if item.part.deliver is None and not item.part.alias_of:
                 _check_route(item, spaces)
-            if item.part.default and default:
-                raise RefusedError(
-                    Reason.CONFLICT, f"spec.default: {default}, which is older, is the default domain: unset one"
-                )
         except RefusedError as refusal:
             refused[resource.source] = refusal
             continue
@@ -53,6 +46,17 @@ def compile_domains(
         compiled[resource.source] = item
     _resolve_aliases(compiled, refused, owners)
     return compiled, refused
+
+
+def _check_conflicts(part: config.AcceptedDomain, owner: str, default: str) -> None:
+    if owner:
+        raise RefusedError(
+            Reason.CONFLICT, f"spec.domain: {part.domain} belongs to {owner}, which is older: remove one"
+        )
+    if part.default and default:
+        raise RefusedError(
+            Reason.CONFLICT, f"spec.default: {default}, which is older, is the default domain: unset one"
+        )
 
 
 def _compile(resource: AcceptedDomain, references: References) -> Compiled[config.AcceptedDomain]:
@@ -93,9 +97,9 @@ def _recipients(
     if reference := spec.recipients.config_map_ref:
         field = "spec.recipients.configMapRef"
         text = references.config_map(namespace, reference.name, reference.key, field)
-        lines = (line.partition("#")[0] for line in text.splitlines())
+        lines = [line.partition("#")[0] for line in text.splitlines()]
     else:
-        lines = iter(spec.recipients.names or ())
+        lines = spec.recipients.names or []
     locals_: set[str] = set()
     elsewhere: set[str] = set()
     for entry in filter(None, (line.strip().lower() for line in lines)):

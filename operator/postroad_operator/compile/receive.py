@@ -169,9 +169,8 @@ def _surprises(part: config.ReceiveConnector) -> list[str]:
         warnings.append("spec.authentication: nobody can log in: give htpasswdSecretRef")
     if part.accounts_file and not mechanisms & _BASIC:
         warnings.append("spec.authentication: AUTH is not offered: add BasicAuthRequireTLS to authMechanisms")
-    if AuthMechanism.BASIC_AUTH in mechanisms and any(
-        binding.tls is not TlsMode.IMPLICIT for binding in part.bindings
-    ):
+    in_clear = any(binding.tls is not TlsMode.IMPLICIT for binding in part.bindings) and not part.require_tls
+    if AuthMechanism.BASIC_AUTH in mechanisms and in_clear:
         warnings.append(
             "spec.authMechanisms: BasicAuth takes passwords in clear: BasicAuthRequireTLS takes them after TLS only"
         )
@@ -194,10 +193,7 @@ def _prove_no_open_relay(
         if spec.allow_open_relay:
             warnings.append("spec.allowOpenRelay: not needed: this connector does not relay for anyone: remove it")
         return
-    causes = "; ".join(
-        f"{finding.principal} from {finding.range} may relay anywhere, by {', '.join(finding.origins)}"
-        for finding in findings
-    )
+    causes = "; ".join(dict.fromkeys(finding.message for finding in findings))
     if not spec.allow_open_relay:
         raise RefusedError(
             Reason.OPEN_RELAY,

@@ -18,7 +18,6 @@ from postroad_operator.resources.parse import Ignored, Invalid, parse
 from postroad_operator.resources.problems import Problem
 
 SUFFIXES = frozenset({".yaml", ".yml"})
-_MAX_FILE = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,16 +109,14 @@ def read(path: Path) -> Manifests:
     manifests = Manifests()
     for file in files(path):
         try:
-            if file.stat().st_size > _MAX_FILE:
-                raise OSError(27, "larger than 64 MiB")
             text = file.read_bytes().decode("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
             manifests.faults.append(
                 Fault(Origin(str(file), 1, 1), 1, "file", Problem((), f"cannot be read: {reason}"))
             )
-            continue
-        read_text(text, str(file), manifests)
+        else:
+            read_text(text, str(file), manifests)
     return manifests
 
 

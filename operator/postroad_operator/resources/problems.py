@@ -13,6 +13,9 @@ from pydantic_core import ErrorDetails
 Path = tuple[str | int, ...]
 
 
+_NOT_FIELDS = frozenset({"constrained-int", "constrained-str", "int", "str", "[key]"})
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One thing wrong with one document. ``path`` leads to the field from the document's root."""
@@ -42,7 +45,7 @@ def of(error: ValidationError, model: type[BaseModel]) -> tuple[Problem, ...]:
 
 
 def _translate(detail: ErrorDetails, model: type[BaseModel]) -> Iterable[Problem]:
-    path = _document_path(detail["loc"], model)
+    path = _document_path(detail["loc"])
     kind = detail["type"]
     context: dict[str, Any] = detail.get("ctx", {})
     if kind == "rules":
@@ -74,14 +77,9 @@ def _yaml_boolean_hint(value: object, expected: str) -> str:
     return ""
 
 
-def _document_path(location: Sequence[str | int], model: type[BaseModel]) -> Path:
+def _document_path(location: Sequence[str | int]) -> Path:
     """Drop the steps that name union members (``int``, ``str``) rather than fields."""
-    steps = [step for step in location if step not in ("constrained-int", "constrained-str", "int", "str")]
-    return tuple(
-        step
-        for step in steps
-        if not (isinstance(step, str) and step.startswith("function-after")) and step != "[key]"
-    )
+    return tuple(step for step in location if step not in _NOT_FIELDS and not str(step).startswith("function-"))
 
 
 def _known_fields(path: Path, model: type[BaseModel]) -> set[str]:

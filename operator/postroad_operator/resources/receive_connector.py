@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from pydantic import Field
+from pydantic.config import JsonDict
 
 from postroad_operator.resources.base import KeyReference, Model, Resource, Status
 from postroad_operator.resources.grants import ReceiveGrant
@@ -28,7 +29,7 @@ Mechanism = Literal[
 ]
 Group = Literal["AnonymousUsers", "ExchangeUsers", "ExchangeServers", "ExchangeLegacyServers", "Partners"]
 Usage = Literal["Client", "Internal", "Internet", "Partner", "Custom"]
-SET = {"x-kubernetes-list-type": "set"}
+SET: JsonDict = {"x-kubernetes-list-type": "set"}
 
 USAGES_WITH_TLS = frozenset({"Client", "Partner"})
 """Usage types whose default mechanisms include TLS (spec.md 1.4)."""
