@@ -55,7 +55,7 @@ def test_domain_validation_takes_a_name_in_the_san(server, name):
 
 @pytest.mark.parametrize("name", ["example.com", "hub.example.com", "a.b.hub.example.com", "127.0.0.1"])
 def test_domain_validation_refuses_another_name(server, name):
-    with pytest.raises(ssl.SSLCertVerificationError, match="mismatch|not valid for"):
+    with pytest.raises(ssl.SSLCertVerificationError, match=r"mismatch|not valid for"):
         handshake(server, client_context(TlsAuthLevel.DOMAIN_VALIDATION, trust=TRUST), name)
 
 
@@ -136,16 +136,16 @@ def test_a_client_certificate_is_taken_when_asked_for_and_not_demanded(tmp_path)
 
 def test_a_missing_file_is_named(tmp_path):
     chain, key = write(tmp_path, issue(AUTHORITY, request("mail.example.com"), NOW))
-    with pytest.raises(ConfigError, match="absent.key: no such file"):
+    with pytest.raises(ConfigError, match=r"absent\.key: no such file"):
         server_context(chain, tmp_path / "absent.key")
-    with pytest.raises(ConfigError, match="absent.crt: no such file"):
+    with pytest.raises(ConfigError, match=r"absent\.crt: no such file"):
         server_context(tmp_path / "absent.crt", key)
 
 
 def test_a_foreign_key_is_refused_by_name(tmp_path):
     chain, _ = write(tmp_path, issue(AUTHORITY, request("mail.example.com"), NOW))
     _, other = write(tmp_path, issue(AUTHORITY, request("mail.example.com"), NOW), "other")
-    with pytest.raises(ConfigError, match="other.key: the private key does not belong"):
+    with pytest.raises(ConfigError, match=r"other\.key: the private key does not belong"):
         server_context(chain, other)
 
 

@@ -164,7 +164,8 @@ def subject_name(request: CertificateRequest) -> x509.Name:
         common_name = request.dns_names[0]
     parts = [
         (NameOID.COUNTRY_NAME, subject.country),
-        *((NameOID.DOMAIN_COMPONENT, value) for value in subject.domain_components),
+        # The encoding goes from the root down, the notation from the host up (RFC 2247 section 2).
+        *((NameOID.DOMAIN_COMPONENT, value) for value in reversed(subject.domain_components)),
         (NameOID.STATE_OR_PROVINCE_NAME, subject.state),
         (NameOID.LOCALITY_NAME, subject.locality),
         (NameOID.ORGANIZATION_NAME, subject.organization),

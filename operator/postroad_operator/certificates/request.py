@@ -49,7 +49,12 @@ KEY_SIZES = {
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """Subject RDNs. Lengths in characters: C 2, DC 255, S 128, L 128, O 64, OU 64, CN 64 (RFC 5280 appendix A)."""
+    """Subject RDNs. Lengths in characters: C 2, DC 255, S 128, L 128, O 64, OU 64, CN 64 (RFC 5280 appendix A).
+
+    CN is also held to 64 octets of UTF-8, for common readers count these.
+
+    ``domain_components`` has the most specific first: ``("example", "com")``.
+    """
 
     country: str = ""
     domain_components: tuple[str, ...] = ()
@@ -125,6 +130,8 @@ def _subject_problems(subject: Subject) -> list[str]:
         *(("OU", item, 64) for item in subject.organizational_units),
         ("CN", subject.common_name, 64),
     ]
+    if len(subject.common_name) <= 64 < len(subject.common_name.encode("utf-8", "replace")):
+        problems.append("subject.CN: at most 64 octets in UTF-8")
     for field, value, limit in limits:
         if len(value) > limit:
             problems.append(f"subject.{field}: at most {limit} characters, not {len(value)}")
