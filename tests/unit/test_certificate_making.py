@@ -179,9 +179,14 @@ def test_a_good_secret_is_taken_without_warnings():
     assert material.warnings == ()
 
 
-def test_a_whole_chain_up_to_the_root_is_taken(tmp_path):
+def test_a_whole_chain_up_to_the_root_is_taken_without_the_text_between():
     material = from_secret(
-        secret(LEAF, **{"tls.crt": LEAF.chain_pem + AUTHORITY.trust_pem, "ca.crt": AUTHORITY.trust_pem}), [], NOW
+        secret(
+            LEAF,
+            **{"tls.crt": LEAF.chain_pem + AUTHORITY.trust_pem, "ca.crt": b"# Autorit\xe9\n" + AUTHORITY.trust_pem},
+        ),
+        [],
+        NOW,
     )
     assert material.chain_pem == LEAF.chain_pem + AUTHORITY.trust_pem
     assert material.trust_pem == AUTHORITY.trust_pem

@@ -70,13 +70,11 @@ def from_secret(data: Mapping[str, bytes], dns_names: Iterable[str], now: float)
         problems.append("tls.key: does not belong to the first certificate in tls.crt")
     if problems:
         raise CertificateError(*problems)
-    trust = data.get("ca.crt", b"")
-    if trust:
-        load_chain(trust, "ca.crt")
+    trust = load_chain(data["ca.crt"], "ca.crt") if data.get("ca.crt") else ()
     return Material(
         chain_pem=pem(*chain),
         key_pem=key_pem(key),
-        trust_pem=trust,
+        trust_pem=pem(*trust),
         warnings=(*_name_warnings(chain[0], dns_names), *_validity_warnings(chain, now)),
     )
 
