@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
-from pydantic.config import JsonDict
 
 from postroad_operator.resources.base import KeyReference, Model, Resource, Status
 from postroad_operator.resources.grants import ReceiveGrant
@@ -21,6 +20,7 @@ from postroad_operator.resources.scalars import (
     ShortText,
     Size,
     StrictBool,
+    Unique,
 )
 from postroad_operator.resources.tier import TIER_IS_IMMUTABLE
 
@@ -29,7 +29,6 @@ Mechanism = Literal[
 ]
 Group = Literal["AnonymousUsers", "ExchangeUsers", "ExchangeServers", "ExchangeLegacyServers", "Partners"]
 Usage = Literal["Client", "Internal", "Internet", "Partner", "Custom"]
-SET: JsonDict = {"x-kubernetes-list-type": "set"}
 
 USAGES_WITH_TLS = frozenset({"Client", "Partner"})
 """Usage types whose default mechanisms include TLS (spec.md 1.4)."""
@@ -191,12 +190,12 @@ class ReceiveConnectorSpec(Model):
     )
     """Clients that this connector serves: CIDRs, ranges (10.0.0.1-10.0.0.9), addresses. The most specific wins."""
     fqdn: DomainName | None = None
-    """Name in the greeting and in EHLO, and the name looked for in certificates. Empty: the server's own."""
+    """Name in the greeting and in EHLO, and the name looked for in certificates. Not given: the server's own."""
     banner: ShortText = Field(default="", pattern=r"^[ -~]*$")
     """Text after the name in the 220 greeting."""
-    auth_mechanisms: list[Mechanism] | None = Field(default=None, max_length=7, json_schema_extra=SET)
+    auth_mechanisms: Annotated[list[Mechanism], Field(max_length=7), Unique] | None = None
     """How clients may authenticate. Not given: as the usage says. An empty list: not at all."""
-    permission_groups: list[Group] | None = Field(default=None, max_length=5, json_schema_extra=SET)
+    permission_groups: Annotated[list[Group], Field(max_length=5), Unique] | None = None
     """Who may do what, by group. Not given: as the usage says. An empty list: nobody, save for grants."""
     grants: list[ReceiveGrant] = Field(default=[], max_length=64)
     """Permissions allowed or denied beyond the groups."""

@@ -110,6 +110,12 @@ Port = Annotated[int, Strict(), Field(ge=0, le=65535)]
 ShortText = Annotated[str, Field(max_length=255)]
 Text = Annotated[str, Field(max_length=32768)]
 
+Unique = Checked(
+    (Rule("each value may stand once", holds=lambda values: len(set(values)) == len(values)),),
+    (("x-kubernetes-list-type", "set"),),
+)
+"""Annotation of a list that is a set; the API server checks it by the list's type."""
+
 Duration = Annotated[
     str,
     Field(max_length=40),

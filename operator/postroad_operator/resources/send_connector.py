@@ -197,7 +197,7 @@ class SendConnectorSpec(Model):
     domain_secure: StrictBool = False
     """Use mutual TLS for domains whose AcceptedDomain turns domainSecurity.send on."""
     fqdn: DomainName | None = None
-    """Name given in EHLO. Empty: the server's own."""
+    """Name given in EHLO. Not given: the server's own."""
     limits: Limits = Limits()
     """Limits on messages, connections and time."""
     retry: Retry = Retry()

@@ -7,9 +7,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from postroad_operator.resources.base import LocalReference, Model, Resource, Status
-from postroad_operator.resources.receive_connector import SET
 from postroad_operator.resources.rules import Checked, Rule
-from postroad_operator.resources.scalars import Duration, ObjectName, ShortText, Text, ascii_domain, seconds
+from postroad_operator.resources.scalars import Duration, ObjectName, ShortText, Text, Unique, ascii_domain, seconds
 from postroad_operator.resources.tier import TIER_IS_IMMUTABLE
 
 _SOURCES = ("self_signed", "ca", "secret_ref", "issuer_ref", "request")
@@ -135,13 +134,11 @@ class TransportCertificateSpec(Model):
 
     tier: ObjectName = "default"
     """Name of the tier that presents this certificate."""
-    dns_names: list[DnsName] = Field(default=[], max_length=100, json_schema_extra=SET)
+    dns_names: Annotated[list[DnsName], Field(max_length=100), Unique] = []
     """Names the certificate holds. List every name that clients dial and every server's own."""
     subject: Subject = Subject()
     """Subject of the certificate."""
-    services: list[Literal["SMTP", "IMAP", "POP"]] = Field(
-        default=["SMTP"], min_length=1, max_length=3, json_schema_extra=SET
-    )
+    services: Annotated[list[Literal["SMTP", "IMAP", "POP"]], Field(min_length=1, max_length=3), Unique] = ["SMTP"]
     """Services that may present it."""
     self_signed: SelfSigned | None = None
     """Made and signed by itself."""

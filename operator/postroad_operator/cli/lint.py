@@ -1,0 +1,143 @@
+"""``postroad lint``: every verdict and every fault, for people and for pipelines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from postroad_operator.cli.load import REFUSED, compile_all, read_manifests, settings, tier_options
+from postroad_operator.compile import Reason, Verdict
+from postroad_operator.resources import Manifests
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@tier_options
+@click.option("--strict", is_flag=True, help="Fail on warnings as well.")
+@click.option("--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def lint(path: Path, strict: bool, output: str, role: str, hostname: str, networks: tuple[str, ...]) -> None:
+    """Check the manifests in PATH (a file or a directory) as the cluster would.
+
+    Exit code 0: all is accepted. 1: something is refused or invalid (with --strict also: there are warnings).
+    2: the command cannot be carried out.
+    """
+    manifests = read_manifests(path)
+    compilations = compile_all(manifests, settings(role, hostname, networks))
+    seen: dict[tuple[str, str], Verdict] = {}
+    for compilation in compilations:
+        for verdict in compilation.verdicts:
+            seen.setdefault((verdict.source, verdict.message), verdict)
+    verdicts = list(seen.values())
+    report = _report(verdicts, manifests)
+    if output == "json":
+        click.echo(json.dumps(report, indent=2))
+    else:
+        for line in _text(verdicts, manifests):
+            click.echo(line)
+    if report["refused"] or report["faults"] or (strict and report["warnings"]):
+        raise click.exceptions.Exit(REFUSED)
+
+
+def _report(verdicts: list[Verdict], manifests: Manifests) -> dict[str, Any]:
+    return {
+        "accepted": sum(verdict.accepted for verdict in verdicts),
+        "refused": sum(not verdict.accepted for verdict in verdicts),
+        "warnings": sum(len(verdict.warnings) for verdict in verdicts),
+        "verdicts": [
+            {
+                "source": verdict.source,
+                "accepted": verdict.accepted,
+                "reason": verdict.reason,
+                "message": verdict.message,
+                "warnings": verdict.warnings,
+                **_place(verdict.source, manifests),
+            }
+            for verdict in verdicts
+        ],
+        "faults": [
+            {
+                "source": fault.source,
+                "file": fault.origin.file,
+                "document": fault.origin.document,
+                "line": fault.line,
+                "field": fault.problem.field,
+                "message": fault.problem.message,
+            }
+            for fault in manifests.faults
+        ],
+        "ignored": manifests.notes,
+    }
+
+
+def _place(source: str, manifests: Manifests) -> dict[str, Any]:
+    origin = manifests.origins.get(source)
+    return {"file": origin.file, "document": origin.document, "line": origin.line} if origin else {}
+
+
+def _text(verdicts: list[Verdict], manifests: Manifests) -> Iterator[str]:
+    rows = [(verdict.source, _state(verdict), str(manifests.origins.get(verdict.source, ""))) for verdict in verdicts]
+    widths = [max((len(row[column]) for row in rows), default=0) for column in range(2)]
+    if rows:
+        yield click.style(f"{'RESOURCE':{widths[0]}}  {'VERDICT':{widths[1]}}  WHERE", bold=True)
+    for verdict, (source, state, where) in zip(verdicts, rows, strict=True):
+        colour = "green" if verdict.accepted else "red"
+        yield f"{source:{widths[0]}}  {click.style(f'{state:{widths[1]}}', fg=colour)}  {where}"
+    details = [*_errors(verdicts, manifests), *_warnings(verdicts, manifests), *_notes(manifests)]
+    if details:
+        yield ""
+        yield from details
+    yield ""
+    yield _summary(verdicts, manifests)
+
+
+def _state(verdict: Verdict) -> str:
+    if not verdict.accepted:
+        return f"refused: {verdict.reason}"
+    return "accepted" if verdict.reason is Reason.ACCEPTED else f"accepted: {verdict.reason}"
+
+
+def _errors(verdicts: list[Verdict], manifests: Manifests) -> Iterator[str]:
+    error = click.style("error", fg="red", bold=True)
+    for fault in manifests.faults:
+        place = f"{fault.origin.file}:{fault.line}"
+        yield f"{place}: {error}: document {fault.origin.document}: {fault.source}: {fault.problem}"
+    for verdict in verdicts:
+        # What is invalid has been said above, field by field and line by line.
+        if not verdict.accepted and verdict.reason is not Reason.INVALID:
+            yield f"{_where(verdict, manifests)}{error}: {verdict.source}: {verdict.message}"
+
+
+def _warnings(verdicts: list[Verdict], manifests: Manifests) -> Iterator[str]:
+    warning = click.style("warning", fg="yellow", bold=True)
+    for verdict in verdicts:
+        for text in verdict.warnings:
+            yield f"{_where(verdict, manifests)}{warning}: {verdict.source}: {text}"
+
+
+def _notes(manifests: Manifests) -> Iterator[str]:
+    for note in manifests.notes:
+        place, _, text = note.rpartition(": ")
+        yield f"{place}: note: {text}" if place else note
+
+
+def _where(verdict: Verdict, manifests: Manifests) -> str:
+    origin = manifests.origins.get(verdict.source)
+    return f"{origin}: document {origin.document}: " if origin else ""
+
+
+def _summary(verdicts: list[Verdict], manifests: Manifests) -> str:
+    accepted = sum(verdict.accepted for verdict in verdicts)
+    warnings = sum(len(verdict.warnings) for verdict in verdicts)
+    if not verdicts and not manifests.faults:
+        return "no resources found: write *.yaml files with the kinds of postroad.dev/v1alpha1"
+    parts = (
+        (accepted, "accepted"),
+        (len(verdicts) - accepted, "refused"),
+        (warnings, "warning" if warnings == 1 else "warnings"),
+        (len(manifests.faults), "fault" if len(manifests.faults) == 1 else "faults"),
+    )
+    return ", ".join(f"{count} {word}" for count, word in parts)
