@@ -153,6 +153,19 @@ def inspect(content: bytes | bytearray, permissions: frozenset[Permission], *, h
     return report
 
 
+def firewall_permission(name: str) -> Permission:
+    """Return the receive permission that a field which the firewall took out would need.
+
+    A stamp needs ``SMTP-Accept-Authentication-Flag`` besides this one.
+    """
+    lowered = name.lower()
+    if lowered == "received":
+        return Permission.ACCEPT_HEADERS_ROUTING
+    if lowered.startswith("x-ms-exchange-forest-"):
+        return Permission.ACCEPT_HEADERS_FOREST
+    return Permission.ACCEPT_HEADERS_ORGANIZATION
+
+
 class Outbound(NamedTuple):
     """A message as it may leave through a send connector; ``content`` is the one given where all may."""
 

@@ -14,6 +14,12 @@ from postroad_transport.policy.address import AddressSyntaxError, Mailbox, parse
 _find_fields = re.compile(rb"\n((?:from|sender)[ \t]*+:)[^\n]*+(?:\n[ \t][^\n]*+)*+").finditer
 _match_token = re.compile(rb'"(?:[^"\\]|\\.)*+"|[(),:;<>]|[^"(),:;<>\\ \t\r\n]++|[ \t\r\n]++', re.DOTALL).match
 _match_comment_text = re.compile(rb"(?:[^()\\]|\\.)*+", re.DOTALL).match
+# What nearly all mail has: one mailbox, with or without a display name that needs no second look.
+_fullmatch_simple = re.compile(
+    rb"[ \t]*+(?:"
+    rb"""(?:"[^"\\\r\n]*+"|[A-Za-z0-9 .'_=?-]*+)[ \t]*+<([^<>"(),:;\\ \t\r\n]++)>"""
+    rb"|([A-Za-z0-9.+_-]++@[A-Za-z0-9.-]++))[ \t\r\n]*+"
+).fullmatch
 _BLANKS = b" \t\r\n"
 
 
@@ -56,6 +62,9 @@ def parse_mailbox_list(value: bytes) -> list[Mailbox]:
     AddressSyntaxError
         It is none, in whole or in part.
     """
+    simple = _fullmatch_simple(value)
+    if simple is not None:
+        return [parse_mailbox(simple[1] or simple[2], smtputf8=True)]
     mailboxes: list[Mailbox] = []
     bare = bytearray()
     angle: bytearray | None = None
