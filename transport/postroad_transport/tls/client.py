@@ -24,10 +24,10 @@ def client_context(level: TlsAuthLevel | None, *, trust: str = "") -> ssl.SSLCon
     Parameters
     ----------
     level
-        None (opportunistic) and EncryptionOnly encrypt and verify nothing. CertificateValidation verifies the
-        chain and leaves the name to the caller (:func:`verify_name`, when any of several names will do).
-        DomainValidation verifies chain and name: the handshake fails unless the certificate is for the
-        ``server_hostname`` given to it, so give the connector's ``tls_domain``, or the host when that is empty.
+        None (opportunistic) and EncryptionOnly encrypt and verify nothing. CertificateValidation and
+        DomainValidation verify the chain. The name is left to :func:`verify_name` after the handshake, which
+        DomainValidation must not go without: the name to prove (``tls_domain``, or any of several smart hosts) is
+        often not the host dialled, whose name still belongs into the handshake (SNI).
     trust
         PEM of authorities to trust besides the system's.
 
@@ -39,14 +39,13 @@ def client_context(level: TlsAuthLevel | None, *, trust: str = "") -> ssl.SSLCon
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
-    context.check_hostname = level is TlsAuthLevel.DOMAIN_VALIDATION
+    context.check_hostname = False
     if level is None or level is TlsAuthLevel.ENCRYPTION_ONLY:
         context.verify_mode = ssl.CERT_NONE
         context.set_ciphers(_OPPORTUNISTIC_CIPHERS)
         return context
     context.verify_mode = ssl.CERT_REQUIRED
     context.set_ciphers(_VERIFIED_CIPHERS)
-    context.hostname_checks_common_name = False
     # A trusted intermediate or server certificate ends the chain, as direct trust wants it.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     context.load_default_certs()
