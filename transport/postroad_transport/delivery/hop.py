@@ -30,6 +30,8 @@ class Outcome:
     """``host[address]:port`` of the peer; empty when none was reached."""
     tls: str = ""
     """TLS version of the session, empty in clear."""
+    dsn: bool = False
+    """The peer took the DSN parameters, and with them the duty to notify of success (RFC 3461 section 5.2.1)."""
 
 
 class Hop(Protocol):
