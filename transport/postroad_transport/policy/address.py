@@ -90,7 +90,7 @@ def to_ascii(domain: str) -> str:
         A label is not a valid U-label (IDNA 2008), or the result is too long.
     """
     try:
-        return idna.encode(domain).decode("ascii")
+        return idna.encode(domain, strict=True).decode("ascii")
     except UnicodeError:
         raise AddressSyntaxError("Domain is not a valid internationalized name") from None
 
