@@ -1,0 +1,187 @@
+"""Compare the tier with Postfix, and with the floor, on this machine.
+
+    python -m tests.bench.compare --runs 5 --systems postfix,floor,postroad
+
+Every system gets the same smtp-source load, in turn, A B C A B C, so that all runs of a row lie within the same
+minutes. All are durable: fsync comes before 250. Printed are the median (best) of messages per second, the server's
+CPU milliseconds per message, and both as ratios to Postfix. This measures; it judges nothing and never fails for
+being slow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+
+from tests.bench.processes import wait_until
+from tests.bench.servers import Floor, Postfix, Postroad, Server, Sink
+
+SYSTEMS = ("postfix", "postfix tuned", "floor", "postroad")
+
+
+@dataclass(frozen=True)
+class Work:
+    """One row of the table."""
+
+    name: str
+    size: int
+    sessions: int
+    messages: int
+    kept: bool = True
+    relay: bool = False
+
+
+WORKS = {
+    "accept-4k": Work("accept 4 kB, kept", 4096, 50, 4000),
+    "accept-4k-each": Work("accept 4 kB, one a connection", 4096, 50, 2000, kept=False),
+    "accept-64k": Work("accept 64 kB, kept", 65_536, 50, 2000),
+    "accept-1m": Work("accept 1 MB, kept", 1_048_576, 10, 300),
+    "relay-4k": Work("accept + deliver 4 kB, kept", 4096, 50, 3000, relay=True),
+    "relay-4k-each": Work("accept + deliver 4 kB, one a connection", 4096, 50, 2000, kept=False, relay=True),
+    "relay-64k": Work("accept + deliver 64 kB, kept", 65_536, 50, 1000, relay=True),
+    "relay-1m": Work("accept + deliver 1 MB, kept", 1_048_576, 10, 150, relay=True),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run took."""
+
+    per_second: float
+    cpu_ms: float
+
+
+def load(port: int, work: Work, messages: int) -> None:
+    """Send `messages` with smtp-source. Raises RuntimeError when one is refused."""
+    command = ["/usr/sbin/smtp-source", "-s", str(work.sessions), "-l", str(work.size), "-m", str(messages)]
+    command += ["-f", "sender@one.example", "-t", "recipient@two.example"]
+    done = subprocess.run(
+        [*command, *(["-d"] if work.kept else []), f"127.0.0.1:{port}"], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"smtp-source: {done.stderr.strip()}")
+
+
+def measure(server: Server, work: Work, sink: Sink, messages: int) -> Run:
+    """Run `work` once; the clock stops when the last message is durable, or has arrived at the sink."""
+    arrived = sink.messages()
+    cpu = server.cpu()
+    begun = time.perf_counter()
+    load(server.port, work, messages)
+    if work.relay:
+        wait_until(lambda: sink.messages() >= arrived + messages, f"{server.name}: the last message", 300)
+    elapsed = time.perf_counter() - begun
+    run = Run(messages / elapsed, (server.cpu() - cpu) * 1000 / messages)
+    server.reset()
+    return run
+
+
+def make(system: str, directory: Path, relay_to: int | None, command: str) -> Server | None:
+    """Return a server that accepts only (`relay_to` is None) or relays; None where a system cannot."""
+    if system.startswith("postfix"):
+        return Postfix(directory, relay_to, tuned=system == "postfix tuned")
+    if system == "floor":
+        return None if relay_to is not None else Floor(directory)
+    return Postroad(directory, relay_to, command) if command else Postroad(directory, relay_to)
+
+
+@contextmanager
+def started(options: argparse.Namespace, sink: Sink, directory: Path, *, relay: bool) -> Iterator[list[Server]]:
+    """Start every system of one kind, and warm it up; stop them all at the end."""
+    with ExitStack() as stack:
+        servers = []
+        for system in options.systems:
+            folder = directory / f"{system.replace(' ', '-')}-{'relay' if relay else 'accept'}"
+            server = make(system, folder, sink.port if relay else None, options.command)
+            if server is None:
+                continue
+            stack.callback(server.stop)
+            server.start()
+            measure(server, Work("warm up", 4096, 20, 0, relay=relay), sink, 200)
+            servers.append(server)
+        yield servers
+
+
+def report(results: dict[str, dict[str, list[Run]]]) -> Iterator[str]:
+    """Yield the table as Markdown."""
+    yield "| work | system | messages/s: median (best) | to Postfix | CPU ms a message | to Postfix |"
+    yield "|---|---|---|---|---|---|"
+    for work, systems in results.items():
+        reference = systems.get("postfix")
+        for system, runs in systems.items():
+            rate, cpu = median(run.per_second for run in runs), median(run.cpu_ms for run in runs)
+            line = f"| {WORKS[work].name} | {system} | {rate:,.0f} ({max(run.per_second for run in runs):,.0f}) "
+            if reference:
+                rates = median(run.per_second / base.per_second for run, base in zip(runs, reference, strict=True))
+                costs = median(run.cpu_ms / max(base.cpu_ms, 1e-6) for run, base in zip(runs, reference, strict=True))
+                yield f"{line}| {rates:.2f}x | {cpu:.2f} | {costs:.2f}x |"
+            else:
+                yield f"{line}| - | {cpu:.2f} | - |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--systems", default=",".join(SYSTEMS), help=f"of {', '.join(SYSTEMS)} (comma-separated)")
+    parser.add_argument("--work", default=",".join(WORKS), help=f"of {', '.join(WORKS)} (comma-separated)")
+    parser.add_argument("--scale", type=float, default=1.0, help="multiplies the numbers of messages")
+    parser.add_argument("--command", default="", help="how to start the tier, where it is not ./.venv/bin/postroad")
+    parser.add_argument("--directory", type=Path, default=Path("/var/tmp"), help="on the disk to measure")
+    parser.add_argument("--json", type=Path, help="also write every run to this file")
+    options = parser.parse_args()
+    options.systems = [system.strip() for system in options.systems.split(",")]
+    works = [name.strip() for name in options.work.split(",")]
+
+    results: dict[str, dict[str, list[Run]]] = {}
+    directory = Path(tempfile.mkdtemp(prefix="postroad-bench-", dir=options.directory))
+    directory.chmod(0o755)
+    sink = Sink()
+    sink.start()
+    try:
+        for relay in (False, True):
+            chosen = [name for name in works if WORKS[name].relay is relay]
+            if not chosen:
+                continue
+            with started(options, sink, directory, relay=relay) as servers:
+                for name in chosen:
+                    work = WORKS[name]
+                    runs: dict[str, list[Run]] = {server.name: [] for server in servers}
+                    for _ in range(options.runs):
+                        for server in servers:
+                            runs[server.name].append(
+                                measure(server, work, sink, max(work.sessions, int(work.messages * options.scale)))
+                            )
+                    results[name] = runs
+                    print(
+                        f"{name}: "
+                        + ", ".join(
+                            f"{system} {median(run.per_second for run in list_):,.0f}/s"
+                            for system, list_ in runs.items()
+                        ),
+                        flush=True,
+                    )
+    finally:
+        sink.stop()
+        shutil.rmtree(directory, ignore_errors=True)
+    print(f"\n{os.cpu_count()} CPUs, {options.runs} runs\n")
+    print("\n".join(report(results)))
+    if options.json:
+        encoded = {
+            work: {name: [asdict(run) for run in runs] for name, runs in systems.items()}
+            for work, systems in results.items()
+        }
+        options.json.write_text(json.dumps(encoded, indent=1))
+
+
+if __name__ == "__main__":
+    main()
