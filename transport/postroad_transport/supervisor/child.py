@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from postroad_transport.supervisor.aggregate import Family
+from postroad_transport.telemetry.aggregate import Family
 from postroad_transport.worker.settings import WorkerSettings
 
 

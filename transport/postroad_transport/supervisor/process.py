@@ -14,8 +14,8 @@ from prometheus_client.metrics_core import Metric
 
 from postroad_transport.config import TierConfig
 from postroad_transport.config.files import ConfigError, copy, load
-from postroad_transport.supervisor.aggregate import Family, merge, only_growing, snapshot
 from postroad_transport.supervisor.child import Child, WorkerUnreachableError
+from postroad_transport.telemetry.aggregate import Family, merge, only_growing, snapshot
 from postroad_transport.telemetry.events import EventLog
 from postroad_transport.worker.settings import WorkerSettings
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from postroad_transport.config import Drop, Maildir, TierConfig
@@ -10,6 +10,7 @@ from postroad_transport.config.files import read_secret
 from postroad_transport.delivery.drop import DropHop
 from postroad_transport.delivery.firewall import HeaderFirewall
 from postroad_transport.delivery.hop import Hop
+from postroad_transport.delivery.hops import HopFactory
 from postroad_transport.delivery.maildir import MaildirHop
 from postroad_transport.delivery.smtp_hop import HopSettings, make_hop
 from postroad_transport.policy.principals import send_permissions
@@ -39,7 +40,7 @@ def hop_factory(
     addresses: tuple[str, ...],
     resolvers: Resolvers,
     metrics: Metrics,
-) -> Callable[[Route], Hop]:
+) -> HopFactory:
     """Return what makes the hop for a route of `config`; `secrets` are the secret files it names."""
     settings = HopSettings(
         hostname=config.hostname,

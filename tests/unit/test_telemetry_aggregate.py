@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 
-from postroad_transport.supervisor.aggregate import merge, only_growing, snapshot
+from postroad_transport.telemetry.aggregate import merge, only_growing, snapshot
 from postroad_transport.telemetry.metrics import MAXIMUM_GAUGES, Metrics
 
 
