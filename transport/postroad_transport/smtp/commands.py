@@ -1,3 +1,4 @@
+# ruff: noqa: N802 (aiosmtpd names commands after the protocol's verbs)
 """aiosmtpd's commands where the drop-in class changes what they do; the others are inherited as they are."""
 
 from __future__ import annotations
@@ -5,6 +6,7 @@ from __future__ import annotations
 import inspect
 import re
 from typing import Any
+from warnings import warn
 
 from aiosmtpd import smtp as upstream
 from aiosmtpd.smtp import MISSING, AuthResult, LoginPassword, syntax
@@ -29,6 +31,15 @@ _FAULTS = {
 class Commands(Connection, upstream.SMTP):
     """Mixin with the changed commands."""
 
+    # aiosmtpd's types say None where these are always set while commands run.
+    envelope: Any
+    session: Any
+    transport: Any
+    _reader: Any
+    _writer: Any
+    _tls_protocol: Any
+    _authenticator: Any
+    _auth_callback: Any
     refuse_bare_line_ends: bool
 
     @syntax("QUIT")
@@ -66,6 +77,7 @@ class Commands(Connection, upstream.SMTP):
         if not self._auth_require_tls or self._tls_protocol:
             response.append("250-AUTH " + " ".join(sorted(self._auth_methods)))
         if hasattr(self, "ehlo_hook"):
+            warn("Use handler.handle_EHLO() instead of .ehlo_hook()", DeprecationWarning, stacklevel=1)
             await self.ehlo_hook()
         if self._ehlo_hook_ver is None:
             self.session.host_name = hostname
@@ -101,6 +113,12 @@ class Commands(Connection, upstream.SMTP):
 
     # MAIL and RCPT: parameters as sent.
 
+    def _set_rset_state(self) -> None:
+        self._set_post_data_state()
+
+    def _set_post_data_state(self) -> None:
+        self.envelope = self._create_envelope()
+
     def _getaddr(self, arg: str) -> tuple[str | None, str | None]:
         plain = _PLAIN_PATH.match(arg)
         if plain and not self.local_part_limit:
@@ -130,15 +148,14 @@ class Commands(Connection, upstream.SMTP):
             await self.push("503 Error: nested MAIL command")
             return
         status = syntax_error if params is None else self._mail_status(params, syntax_error)
-        if status is None:
-            assert params is not None
+        if status is None and params is not None:
             self.envelope.smtp_utf8 = params.get("SMTPUTF8", False)
             status = await self._call_handler_hook("MAIL", address, options)
             if status is MISSING:
                 self.envelope.mail_from = address
                 self.envelope.mail_options.extend(options)
                 status = "250 OK"
-        await self.push(status)
+        await self.push(status or syntax_error)
 
     def _mail_status(self, params: dict[str, str | bool], syntax_error: str) -> str | None:
         """Return the reply that refuses `params`, or None."""
@@ -210,7 +227,8 @@ class Commands(Connection, upstream.SMTP):
     async def _verified(self, mechanism: str, credentials: LoginPassword) -> AuthResult:
         if self._authenticator is not None:
             result = self._authenticator(self, self.session, self.envelope, mechanism, credentials)
-            return await result if inspect.isawaitable(result) else result
+            verified: AuthResult = await result if inspect.isawaitable(result) else result
+            return verified
         good = self._auth_callback(mechanism, *credentials)
         if inspect.isawaitable(good):
             good = await good
@@ -282,6 +300,7 @@ class Commands(Connection, upstream.SMTP):
         process = getattr(self.event_handler, "process_message", None)
         if process is None:
             return MISSING
+        warn("Use handler.handle_DATA() instead of .process_message()", DeprecationWarning, stacklevel=1)
         envelope = self.envelope
         status = process(self.session.peer, envelope.mail_from, envelope.rcpt_tos, envelope.content)
         return await status if inspect.isawaitable(status) else status

@@ -217,7 +217,7 @@ class Connection:
                 server_side=True,
                 ssl_handshake_timeout=self.tls_handshake_timeout,
             )
-        except (OSError, asyncio.TimeoutError) as error:
+        except (TimeoutError, OSError) as error:
             raise TLSSetupException from error
         if transport is None or self.transport is None:
             raise Disconnected

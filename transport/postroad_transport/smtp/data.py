@@ -42,7 +42,18 @@ class DataScanner:
         A CR or LF outside of a CRLF is a fault.
     """
 
-    __slots__ = ("_body", "_cr", "_crlf", "_last", "_lf", "_line_start", "_strict", "fault", "line_limit", "size_limit")
+    __slots__ = (
+        "_body",
+        "_cr",
+        "_crlf",
+        "_last",
+        "_lf",
+        "_line_start",
+        "_strict",
+        "fault",
+        "line_limit",
+        "size_limit",
+    )
 
     def __init__(self, size_limit: int = 0, line_limit: int = 0, *, strict_line_ends: bool = True) -> None:
         self.size_limit = size_limit
@@ -101,10 +112,13 @@ class DataScanner:
 
     def _check(self, length: int, *, ended: bool = False) -> None:
         if self.fault is None:
-            if self.size_limit and length - 2 > self.size_limit + (0 if ended else 4):
+            too_much = self.size_limit and length - 2 > self.size_limit + (0 if ended else 4)
+            # Of the two faults the one that comes first in the data counts.
+            end = min(length, self.size_limit + 2) if too_much else length
+            if self.line_limit and end - self._line_start > self.line_limit:
+                self._check_lines(end)
+            if too_much and self.fault is None:
                 self.fault = Fault.TOO_MUCH
-            elif self.line_limit and length - self._line_start > self.line_limit:
-                self._check_lines(length)
         if self.fault is not None:
             # Only the terminator still matters.
             del self._body[:-4]

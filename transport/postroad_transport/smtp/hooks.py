@@ -17,7 +17,8 @@ def _names(kind: type, prefix: str) -> tuple[str, ...]:
 
 def methods(owner: Any, prefix: str) -> dict[str, Callable[..., Any]]:
     """Return the attributes of `owner` that start with `prefix`, by the rest of their name."""
-    found = {name[len(prefix) :]: getattr(owner, name) for name in _names(type(owner), prefix)}
+    kind: Any = type(owner)
+    found = {name[len(prefix) :]: getattr(owner, name) for name in _names(kind, prefix)}
     for name, value in getattr(owner, "__dict__", {}).items():
         if name.startswith(prefix):
             found[name[len(prefix) :]] = value

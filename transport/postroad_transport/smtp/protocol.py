@@ -94,7 +94,9 @@ class SMTP(Commands):
         self.transport = None
         self._handler_coroutine = None
         if not auth_require_tls and auth_required:
-            warnings.warn("Requiring AUTH while not requiring TLS can lead to security vulnerabilities!", stacklevel=2)
+            warnings.warn(
+                "Requiring AUTH while not requiring TLS can lead to security vulnerabilities!", stacklevel=2
+            )
             log.warning("auth_required == True but auth_require_tls == False")
         self._auth_require_tls = auth_require_tls
         if proxy_protocol_timeout is not None:
@@ -137,7 +139,7 @@ class SMTP(Commands):
     # Looked up when first needed; from tables kept per type.
 
     @cached_property
-    def _auth_methods(self) -> dict[str, upstream._AuthMechAttr]:
+    def _auth_methods(self) -> dict[str, upstream._AuthMechAttr]:  # type: ignore[override]  # an attribute there
         found = {
             name: upstream._AuthMechAttr(method, owner is self)
             for owner in (self, self.event_handler)
@@ -146,11 +148,11 @@ class SMTP(Commands):
         return {name: mechanism for name, mechanism in found.items() if name not in self._auth_exclude}
 
     @cached_property
-    def _handle_hooks(self) -> dict[str, Callable[..., Any]]:
+    def _handle_hooks(self) -> dict[str, Callable[..., Any]]:  # type: ignore[override]  # an attribute there
         return hooks.methods(self.event_handler, "handle_")
 
     @cached_property
-    def _smtp_methods(self) -> dict[str, Callable[..., Any]]:
+    def _smtp_methods(self) -> dict[str, Callable[..., Any]]:  # type: ignore[override]  # an attribute there
         return hooks.methods(self, "smtp_")
 
     def __del__(self) -> None:
@@ -189,7 +191,9 @@ class SMTP(Commands):
 
     async def push(self, status: str | bytes) -> None:
         """Add one reply line to what is sent when the input is used up."""
-        response = status if isinstance(status, bytes) else status.encode("utf-8" if self.enable_SMTPUTF8 else "ascii")
+        response = (
+            status if isinstance(status, bytes) else status.encode("utf-8" if self.enable_SMTPUTF8 else "ascii")
+        )
         self._writer.write(response + b"\r\n")
         log.debug("%r << %r", self.session.peer, response)
 
@@ -242,15 +246,15 @@ class SMTP(Commands):
         next_line = self._input.next_line
         while not self._ending:
             line = next_line(self.input_line_limit)
-            if self._stopping and line.__class__ is not Flaw and not self._in_transaction():
+            if self._stopping and not isinstance(line, Flaw) and not self._in_transaction():
                 self._writer.write(self.shutdown_reply)
                 return
             if line is None:
                 await self._more_input()
-            elif line.__class__ is bytes:
-                await self._run(line)  # type: ignore[arg-type]
+            elif isinstance(line, Flaw):
+                self._refuse_line(line)
             else:
-                self._refuse_line(line)  # type: ignore[arg-type]
+                await self._run(line)
 
     def _refuse_line(self, flaw: Flaw) -> None:
         self._writer.write(self.line_too_long_reply if flaw is Flaw.TOO_LONG else self.bare_line_end_reply)

@@ -1,0 +1,244 @@
+"""DATA and BDAT: receiving a message, deciding on it, and handing it over to the spool.
+
+The 250 is sent after the commit and not before. From the last byte on, nothing the client does (closing its
+side, going away) stops the commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable
+
+from postroad_transport.config import Permission
+from postroad_transport.message import Body, Content, Envelope, content_size
+from postroad_transport.policy import headers
+from postroad_transport.policy.headers import HeaderReport
+from postroad_transport.policy.receive import check_message
+from postroad_transport.policy.verdict import Refuse
+from postroad_transport.smtp import replies
+from postroad_transport.smtp.bdat import ChunkReader, parse_bdat
+from postroad_transport.smtp.data import DataScanner, Fault
+from postroad_transport.smtp.received import received_header, transmission_type
+from postroad_transport.smtp.transaction import TransactionVerbs
+from postroad_transport.spool.store import SpoolError, SpoolFullError
+
+HARD_SIZE_LIMIT = 1 << 30
+"""Bytes of a message that no permission lifts."""
+
+_FAULTS = {
+    Fault.TOO_MUCH: replies.TOO_BIG,
+    Fault.LINE_TOO_LONG: replies.DATA_LINE_TOO_LONG,
+    Fault.BARE_LINE_END: replies.DATA_BARE_LINE_END,
+}
+
+
+class ContentVerbs(TransactionVerbs):
+    """Mixin with DATA and BDAT."""
+
+    _errors: int
+
+    def verb_data(self, argument: bytes) -> bytes | Awaitable[bytes]:
+        """RFC 5321 section 4.1.1.4."""
+        if argument:
+            return replies.NO_ARGUMENT
+        if not self._begun:
+            return replies.MAIL_FIRST
+        if self._chunks is not None or self._chunks_refused:
+            return replies.CHUNKS_STARTED
+        if not self._recipients:
+            return replies.NO_VALID_RECIPIENTS if self._recipients_refused else replies.RCPT_FIRST
+        if self._mail.body is Body.BINARY_MIME:
+            return replies.BINARY_NEEDS_BDAT
+        return self._receive_data()
+
+    async def _receive_data(self) -> bytes:
+        self._writer.write(replies.START_DATA)
+        scanner = DataScanner(self._size_limit(), self.serving.line_length_limit)
+        await self._receive(scanner)
+        if scanner.fault is not None:
+            reply = _FAULTS[scanner.fault]
+            self.refused("DATA", scanner.fault.name.lower(), reply[:3].decode())
+            self._reset_transaction()
+            return reply
+        return await self._take(scanner.content())
+
+    def verb_bdat(self, argument: bytes) -> bytes | Awaitable[bytes]:
+        """RFC 3030 section 2. Whatever the answer, the octets that were announced are read."""
+        parsed = parse_bdat(argument)
+        if parsed is None:
+            # Without a count nothing tells where the next command begins.
+            self._ending = True
+            return replies.BDAT_SYNTAX
+        return self._receive_chunk(*parsed)
+
+    async def _receive_chunk(self, octets: int, last: bool) -> bytes:
+        refusal = self._chunk_refusal(octets)
+        if not refusal and self._chunks is None:
+            self._chunks = bytearray()
+        await self._receive(ChunkReader(octets, None if refusal else self._chunks))
+        if refusal:
+            if self._begun and self._recipients:
+                self._chunks_refused, self._chunks = refusal, None
+            if last:
+                self._reset_transaction()
+            return refusal
+        content = self._chunks
+        if not last or content is None:
+            return f"250 2.0.0 {octets} octets received\r\n".encode()
+        self._chunks = None
+        return await self._take(content)
+
+    def _chunk_refusal(self, octets: int) -> bytes:
+        if "CHUNKING" not in self.connector.extensions:
+            return replies.BDAT_NOT_OFFERED
+        if not self._begun:
+            return replies.MAIL_FIRST
+        if not self._recipients:
+            return replies.NO_VALID_RECIPIENTS if self._recipients_refused else replies.RCPT_FIRST
+        if self._chunks_refused:
+            return self._chunks_refused
+        if len(self._chunks or b"") + octets > self._size_limit():
+            self.refused("BDAT", "too_much", "552")
+            return replies.TOO_BIG
+        return b""
+
+    def _size_limit(self) -> int:
+        limit = self.connector.config.limits.message_size
+        lifted = Permission.BYPASS_MESSAGE_SIZE_LIMIT in self.connector.policy.permissions(self.facts)
+        return HARD_SIZE_LIMIT if lifted or not limit else limit
+
+    async def _take(self, content: bytearray) -> bytes:
+        """Decide on a whole message, commit it, answer."""
+        began = time.perf_counter()
+        # A client that closed its side still gets its commit and its answer, one that is gone its commit.
+        self._handing_over = True
+        try:
+            reply = await self._decide_and_commit(content)
+        finally:
+            self._handing_over = False
+            self._reset_transaction()
+        self.connector.accept_seconds.observe(time.perf_counter() - began)
+        return reply
+
+    async def _decide_and_commit(self, content: bytearray) -> bytes:
+        serving, connector = self.serving, self.connector
+        policy = connector.policy
+        permissions = policy.permissions(self.facts)
+        report = headers.inspect(content, permissions, hostname=serving.hostname)
+        verdict = check_message(serving.tier, policy, self.facts, report, size=len(content))
+        if isinstance(verdict, Refuse):
+            return self.refusal("DATA", verdict)
+        envelope, chunks = self._compose(content, report)
+        reply = await self._commit(envelope, chunks)
+        if reply is None:
+            self._errors = 0
+            self._messages += 1
+            self._report(envelope, content, report)
+            reply = b"250 2.0.0 Ok: queued as " + envelope.id.encode() + b"\r\n"
+        return reply
+
+    def _compose(self, content: bytearray, report: HeaderReport) -> tuple[Envelope, Content]:
+        serving, facts, mail = self.serving, self.facts, self._mail
+        now = serving.clock()
+        recipients = list(self._recipients.values())
+        identifier = serving.new_message_id()
+        trace = received_header(
+            helo=facts.helo,
+            client=facts.remote_ip,
+            by=self.connector.config.fqdn,
+            protocol=transmission_type(
+                extended=self.session.extended_smtp,
+                tls=facts.tls,
+                authenticated=bool(facts.account),
+                smtputf8=mail.smtputf8,
+            ),
+            tls=self._tls_comment() if facts.tls else "",
+            message=identifier,
+            recipient=recipients[0].address if len(recipients) == 1 else "",
+            now=now,
+        )
+        stamps = headers.stamps(facts, report)
+        chunks: list[bytes | bytearray | memoryview] = [trace + stamps]
+        if report.kept is None:
+            chunks.append(content)
+        else:
+            chunks.extend(report.kept)
+            chunks.append(memoryview(content)[report.header_end :])
+        envelope = Envelope(
+            id=identifier,
+            received_at=now,
+            sender=self._sender.address if self._sender else "",
+            recipients=recipients,
+            size=content_size(chunks),
+            body=mail.body,
+            smtputf8=mail.smtputf8,
+            ret=mail.ret,
+            envid=mail.envid,
+            connector=self.connector.config.name,
+            client=facts.remote_ip,
+            account=facts.account,
+            auth_as=headers.auth_as(facts, report),
+            hops=report.hops,
+        )
+        return envelope, chunks
+
+    def _tls_comment(self) -> str:
+        tls = self.session.ssl["ssl_object"]
+        cipher = tls.cipher()
+        return f"{tls.version()} {cipher[0]}" if cipher else str(tls.version())
+
+    async def _commit(self, envelope: Envelope, content: Content) -> bytes | None:
+        """Store the message. Return None when it is durable, else the reply that says it is not kept."""
+        commit = self.loop.create_task(self._store(envelope, content))
+        await asyncio.wait((commit,), timeout=self.serving.commit_timeout)
+        if not commit.done():
+            self.refused("DATA", "commit_timeout", "451")
+            return replies.LOCAL_PROBLEM
+        try:
+            commit.result()
+        except SpoolFullError:
+            self.refused("DATA", "spool_full", "452")
+            return replies.NO_ROOM
+        except SpoolError:
+            self.refused("DATA", "spool", "451")
+            return replies.LOCAL_PROBLEM
+        return None
+
+    async def _store(self, envelope: Envelope, content: Content) -> None:
+        """Commit, and deliver what is committed, also when the client was told 451 meanwhile."""
+        serving = self.serving
+        await serving.store.commit(envelope, content)
+        serving.on_committed(envelope, content)
+
+    def _report(self, envelope: Envelope, content: bytearray, report: HeaderReport) -> None:
+        connector = self.connector
+        connector.messages_received.inc()
+        connector.bytes_received.inc(envelope.size)
+        facts = self.facts
+        self.serving.events.emit(
+            "RECEIVE",
+            id=envelope.id,
+            connector=envelope.connector,
+            client=envelope.client,
+            helo=facts.helo,
+            tls=self.session.ssl["ssl_object"].version() if facts.tls else None,
+            account=envelope.account or None,
+            sender=envelope.sender,
+            recipients=[recipient.address for recipient in envelope.recipients],
+            size=envelope.size,
+            message_id=message_id_header(content, report.header_end),
+            stripped=report.stripped or None,
+        )
+
+
+def message_id_header(content: bytearray, header_end: int) -> str | None:
+    """Return the value of the ``Message-ID:`` header, if there is one on one line."""
+    header = bytes(content[:header_end])
+    start = 0 if header[:11].lower() == b"message-id:" else header.lower().find(b"\r\nmessage-id:")
+    if start < 0:
+        return None
+    begin = header.index(b":", start) + 1
+    end = header.find(b"\r\n", begin)
+    value = header[begin : end if end >= 0 else None].strip()[:998].decode("utf-8", "replace")
+    return value or None

@@ -1,0 +1,314 @@
+"""Postroad's SMTP server session: the protocol of :mod:`.protocol`, the rules of ``policy``, the spool behind.
+
+Commands are dispatched from bytes to synchronous methods that return the reply; only what must wait (content,
+AUTH, TLS) returns an awaitable. No rule of who may do what is in here: ``policy.receive`` decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiosmtpd.smtp import TLSSetupException
+
+from postroad_transport.config import TlsMode
+from postroad_transport.policy.reply import Reply
+from postroad_transport.policy.session import SessionFacts
+from postroad_transport.policy.verdict import Refuse
+from postroad_transport.smtp import replies
+from postroad_transport.smtp.authentication import Authentication
+from postroad_transport.smtp.connection import Disconnected, tls_facts
+from postroad_transport.smtp.lines import Flaw
+from postroad_transport.smtp.sessions import Sessions
+from postroad_transport.smtp.writer import ReplyWriter
+
+log = logging.getLogger("postroad.smtp")
+
+Verb = Callable[[Any, bytes], "bytes | Awaitable[bytes]"]
+
+_HELLO_NAME = re.compile(rb"\[?[A-Za-z0-9_](?:[A-Za-z0-9_.:-]{0,253})\]?").fullmatch
+
+
+class Reception(Authentication):
+    """One session.
+
+    Parameters
+    ----------
+    sessions : Sessions
+        Where the session is counted, and what it serves from.
+    port : int
+        The port of the binding, as configured.
+    peer : tuple, optional
+        (address, port) of the client where a proxy named it.
+    """
+
+    line_too_long_reply = replies.LINE_TOO_LONG
+    bare_line_end_reply = replies.BARE_LINE_END
+    shutdown_reply = replies.SHUTTING_DOWN
+    timeout_reply = replies.TIMED_OUT
+    refuse_bare_line_ends = True
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        port: int,
+        *,
+        peer: tuple[str, int] | None = None,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self.serving = sessions.serving
+        super().__init__(
+            None, hostname=self.serving.hostname, loop=loop or asyncio.get_running_loop(), data_size_limit=None
+        )
+        self._sessions = sessions
+        self._port = port
+        self._peer = peer
+        self._admitted = False
+        self._errors = 0
+        self._messages = 0
+        self._failed_logins = 0
+        self._reset_transaction()
+
+    # The life of a session.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Select the connector, and begin or refuse the session."""
+        self.transport = transport
+        self._writer = ReplyWriter(transport)  # type: ignore[arg-type]  # a stream transport, always
+        self.session = self._create_session()
+        self.session.peer = peer = self._peer or transport.get_extra_info("peername") or ("", 0)
+        self.session.ssl = tls_facts(transport)
+        ip = peer[0]
+        policy = self.serving.tier.connectors.select(self._port, ip)
+        if policy is None:
+            self._refuse_connection("no_connector", replies.NO_CONNECTOR)
+            return
+        self.connector = connector = self.serving.connectors[policy.config.name]
+        refusal = self._sessions.admission(connector, ip)
+        if refusal is not None:
+            self._refuse_connection(*refusal)
+            return
+        limits = connector.config.limits
+        self.mode = connector.tls_modes[self._port]
+        self.facts = SessionFacts(
+            remote_ip=ip, local_port=self._port, tls=self.session.ssl is not None, principals=connector.principals
+        )
+        self._timeout_duration = limits.idle_timeout or 86_400.0
+        self.minimum_rate = self.serving.minimum_rate
+        self._sessions.add(self, connector, ip)
+        self._admitted = True
+        if limits.total_timeout:
+            self._timer.limit = self.loop.time() + limits.total_timeout
+        self._reset_timeout()
+        if self.facts.tls:
+            self._count_handshake("ok")
+        self._handler_coroutine = self.loop.create_task(self._handle_client())
+
+    def _refuse_connection(self, reason: str, reply: bytes) -> None:
+        self.serving.metrics.sessions_refused.labels(reason).inc()
+        self.serving.events.emit("session.refused", client=self.session.peer[0], port=self._port, reason=reason)
+        self._writer.write(reply)
+        self._writer.close()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """End the session. A message that is being committed is committed all the same."""
+        super().connection_lost(error)
+        if self._admitted:
+            self._admitted = False
+            self._sessions.remove(self, self.connector, self.facts.remote_ip)
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes; those of a refused connection go nowhere."""
+        if self._handler_coroutine is not None:
+            super().data_received(data)
+
+    def abort(self) -> None:
+        """End the session now, without a word."""
+        if self.transport is not None:
+            self.transport.abort()
+
+    async def _greet(self) -> bool:
+        self._writer.write(self.connector.greeting)
+        return True
+
+    # Dispatch.
+
+    async def _run(self, line: bytes) -> None:
+        try:
+            answer = self._answer(line)
+            reply = answer if isinstance(answer, bytes) else await answer
+        except (Disconnected, ConnectionResetError):
+            raise
+        except TLSSetupException as error:
+            self._tls_failed(error)
+            return
+        except Exception as error:
+            reply = self._internal_error(error)
+        self._writer.write(reply)
+        if reply[:1] == b"5":
+            self._count_error()
+
+    def _answer(self, line: bytes) -> bytes | Awaitable[bytes]:
+        self._timer.postpone(self._timeout_duration)
+        verb, _, argument = line.partition(b" ")
+        method = VERBS.get(verb) or VERBS.get(verb.upper())
+        return replies.UNRECOGNIZED if method is None else method(self, argument)
+
+    def _refuse_line(self, flaw: Flaw) -> None:
+        super()._refuse_line(flaw)
+        self.refused("line", flaw.name.lower(), "500")
+        self._count_error()
+
+    def _count_error(self) -> None:
+        """Count one refused command; the count starts anew with each message taken."""
+        self._errors += 1
+        limit = self.connector.config.limits.errors
+        if limit and self._errors >= limit:
+            self._writer.write(replies.TOO_MANY_ERRORS)
+            self._ending = True
+
+    def _internal_error(self, error: Exception) -> bytes:
+        log.error("SMTP session failed", exc_info=error)
+        self.serving.events.emit(
+            "session.error",
+            connector=self.connector.config.name,
+            client=self.facts.remote_ip,
+            error=type(error).__name__,
+        )
+        self.refused("session", "internal_error", "451")
+        self._reset_transaction()
+        return replies.LOCAL_PROBLEM
+
+    def refused(self, verb: str, rule: str, code: str, permission: str = "") -> None:
+        """Count a refusal."""
+        self.serving.metrics.refusals.labels(self.connector.config.name, verb, rule, code, permission).inc()
+
+    def refusal(self, verb: str, verdict: Refuse) -> bytes:
+        """Count a policy's refusal, and return its reply."""
+        self.refused(verb, verdict.rule, str(verdict.reply.code), str(verdict.missing or ""))
+        return verdict.reply.encode()
+
+    def refused_parameter(self, verb: str, reply: Reply) -> bytes:
+        """Count a refused address or parameter, and return its reply."""
+        self.refused(verb, "syntax", str(reply.code))
+        return reply.encode()
+
+    # The verbs that are about the session.
+
+    def verb_ehlo(self, argument: bytes) -> bytes:
+        """RFC 5321 section 4.1.1.1."""
+        return self._hello(argument, extended=True)
+
+    def verb_helo(self, argument: bytes) -> bytes:
+        """RFC 5321 section 4.1.1.1."""
+        return self._hello(argument, extended=False)
+
+    def _hello(self, argument: bytes, *, extended: bool) -> bytes:
+        name = argument.strip()
+        if not _HELLO_NAME(name):
+            return replies.BAD_HELLO
+        self._reset_transaction()
+        self.session.host_name = self.facts.helo = name.decode("ascii")
+        self.session.extended_smtp = extended
+        if not extended:
+            return self.connector.helo_reply
+        return self.connector.ehlo_reply(self.mode, tls=self.facts.tls)
+
+    def verb_starttls(self, argument: bytes) -> bytes | Awaitable[bytes]:
+        """RFC 3207."""
+        if argument:
+            return replies.NO_ARGUMENT
+        if self.facts.tls:
+            return replies.ALREADY_TLS
+        context = self.connector.tls_context
+        if context is None or self.mode is not TlsMode.STARTTLS:
+            return replies.TLS_NOT_OFFERED
+        return self._upgrade(context)
+
+    async def _upgrade(self, context: ssl.SSLContext) -> bytes:
+        if len(self._input):
+            # Commands put in behind STARTTLS by someone in between; they are dropped with the rest of the buffer.
+            self.refused("STARTTLS", "pipelined", "none")
+        self._writer.write(replies.READY_FOR_TLS)
+        await self._start_tls(context)
+        peer = self.session.peer
+        self.session = self._create_session()
+        self.session.peer = peer
+        self.session.ssl = tls_facts(self.transport)
+        self.facts = SessionFacts(
+            remote_ip=self.facts.remote_ip, local_port=self._port, tls=True, principals=self.connector.principals
+        )
+        self._reset_transaction()
+        self._count_handshake("ok")
+        return b""
+
+    def _count_handshake(self, result: str) -> None:
+        tls = self.transport and self.transport.get_extra_info("ssl_object")
+        version = (tls.version() if tls else None) or ""
+        self.serving.metrics.tls_handshakes.labels("in", version, result).inc()
+
+    def _tls_failed(self, error: TLSSetupException) -> None:
+        self._count_handshake(handshake_failure(error.__cause__))
+        self._writer.closed = True
+        self._ending = True
+
+    def verb_noop(self, argument: bytes) -> bytes:
+        """RFC 5321 section 4.1.1.9."""
+        return replies.OK
+
+    def verb_help(self, argument: bytes) -> bytes:
+        """RFC 5321 section 4.1.1.8."""
+        return replies.HELP
+
+    def verb_vrfy(self, argument: bytes) -> bytes:
+        """RFC 5321 section 3.5.3: no answer that tells who exists."""
+        return replies.CANNOT_VERIFY if argument.strip() else replies.VRFY_SYNTAX
+
+    def verb_expn(self, argument: bytes) -> bytes:
+        """RFC 5321 section 3.5.2."""
+        return replies.NOT_EXPANDED
+
+    def verb_rset(self, argument: bytes) -> bytes:
+        """RFC 5321 section 4.1.1.5."""
+        if argument:
+            return replies.NO_ARGUMENT
+        self._reset_transaction()
+        return replies.OK
+
+    def verb_quit(self, argument: bytes) -> bytes:
+        """RFC 5321 section 4.1.1.10."""
+        if argument:
+            return replies.NO_ARGUMENT
+        self._ending = True
+        return replies.BYE
+
+
+VERBS: dict[bytes, Verb] = {
+    b"EHLO": Reception.verb_ehlo,
+    b"HELO": Reception.verb_helo,
+    b"MAIL": Reception.verb_mail,
+    b"RCPT": Reception.verb_rcpt,
+    b"DATA": Reception.verb_data,
+    b"BDAT": Reception.verb_bdat,
+    b"RSET": Reception.verb_rset,
+    b"NOOP": Reception.verb_noop,
+    b"QUIT": Reception.verb_quit,
+    b"AUTH": Reception.verb_auth,
+    b"STARTTLS": Reception.verb_starttls,
+    b"VRFY": Reception.verb_vrfy,
+    b"EXPN": Reception.verb_expn,
+    b"HELP": Reception.verb_help,
+}
+
+
+def handshake_failure(error: BaseException | None) -> str:
+    """Return a short fixed word for why a TLS handshake failed: a label value."""
+    if isinstance(error, ssl.SSLError):
+        return (error.reason or "protocol_error").lower()
+    if isinstance(error, TimeoutError):
+        return "timeout"
+    return "disconnected"

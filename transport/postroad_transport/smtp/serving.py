@@ -1,0 +1,191 @@
+"""Everything sessions serve from, built beside the old one at a reload and swapped in one assignment."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from secrets import randbits
+from ssl import SSLContext
+
+from postroad_transport.auth.accounts import Accounts, parse_accounts
+from postroad_transport.auth.sasl import MECHANISMS
+from postroad_transport.config import ReceiveConnector, TierConfig, TlsMode
+from postroad_transport.config.files import SECRETS_DIRECTORY, read_secret
+from postroad_transport.message import Content, Envelope
+from postroad_transport.policy.certificate import Selection, select
+from postroad_transport.policy.connectors import ConnectorPolicy
+from postroad_transport.policy.principals import initial_principals
+from postroad_transport.policy.receive import check_auth
+from postroad_transport.policy.session import SessionFacts
+from postroad_transport.policy.tier import TierPolicy
+from postroad_transport.policy.verdict import Allow
+from postroad_transport.smtp.received import message_id
+from postroad_transport.spool.store import Store
+from postroad_transport.telemetry.events import EventLog
+from postroad_transport.telemetry.metrics import Metrics
+from postroad_transport.tls.server import server_context
+
+OnCommitted = Callable[[Envelope, Content], None]
+
+
+class PreparedConnector:
+    """A receive connector with all that its sessions need, ready-made. Read-only."""
+
+    def __init__(
+        self,
+        policy: ConnectorPolicy,
+        *,
+        selection: Selection,
+        tls_context: SSLContext | None,
+        accounts: Accounts | None,
+        metrics: Metrics,
+    ) -> None:
+        config = policy.config
+        self.policy = policy
+        self.config = config
+        self.selection = selection
+        self.tls_context = tls_context
+        self.accounts = accounts
+        self.principals = initial_principals(config)
+        self.tls_modes = {binding.port: binding.tls for binding in config.bindings}
+        self.greeting = f"220 {config.fqdn} {config.banner or 'ESMTP Postroad'}\r\n".encode()
+        self.helo_reply = f"250 {config.fqdn}\r\n".encode()
+        self.extensions = frozenset(config.extensions)
+        self._ehlo = {
+            (mode, tls): _ehlo_reply(config, self._offers(mode, tls=tls)) for mode in TlsMode for tls in (False, True)
+        }
+        self.sessions = metrics.sessions.labels(config.name)
+        self.sessions_open = metrics.sessions_open.labels(config.name)
+        self.messages_received = metrics.messages_received.labels(config.name)
+        self.bytes_received = metrics.bytes_received.labels(config.name)
+        self.accept_seconds = metrics.accept_seconds.labels(config.name)
+
+    def offers_starttls(self, mode: TlsMode, *, tls: bool) -> bool:
+        """Tell whether STARTTLS is offered (spec.md 3: only with a certificate)."""
+        return self.tls_context is not None and mode is TlsMode.STARTTLS and not tls
+
+    def offers_auth(self, *, tls: bool) -> bool:
+        """Tell whether AUTH is offered (spec.md 2.1)."""
+        facts = SessionFacts(remote_ip="", local_port=0, tls=tls)
+        return bool(self.accounts) and isinstance(check_auth(self.policy, facts), Allow)
+
+    def ehlo_reply(self, mode: TlsMode, *, tls: bool) -> bytes:
+        """Return the whole reply to EHLO."""
+        return self._ehlo[mode, tls]
+
+    def _offers(self, mode: TlsMode, *, tls: bool) -> list[str]:
+        offers = ["STARTTLS"] if self.offers_starttls(mode, tls=tls) else []
+        if self.offers_auth(tls=tls):
+            offers.append("AUTH " + " ".join(MECHANISMS))
+        return offers
+
+
+def _ehlo_reply(config: ReceiveConnector, more: list[str]) -> bytes:
+    offered = set(config.extensions)
+    if "CHUNKING" not in offered or "8BITMIME" not in offered:
+        offered.discard("BINARYMIME")
+    if "SIZE" in offered:
+        offered.remove("SIZE")
+        offered.add(f"SIZE {config.limits.message_size}")
+    lines = [config.fqdn, *sorted(offered), *more]
+    return b"".join(
+        f"250{'-' if number < len(lines) else ' '}{line}\r\n".encode() for number, line in enumerate(lines, 1)
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Serving:
+    """What a worker serves. A session keeps the one it began with.
+
+    ``on_committed`` is called synchronously, right after the commit and before the 250, and must not raise.
+    Times are seconds; ``clock`` gives seconds since the epoch.
+    """
+
+    tier: TierPolicy
+    connectors: dict[str, PreparedConnector]
+    store: Store
+    metrics: Metrics
+    events: EventLog
+    on_committed: OnCommitted
+    clock: Callable[[], float] = time.time
+    random_bits: Callable[[int], int] = field(default=randbits)
+    commit_timeout: float = 60.0
+    """Then the client gets 451; a commit that comes through after all is delivered, too (RFC 5321 6.1)."""
+    line_length_limit: int = 65_536
+    """Bytes of a line in a message; 0: none."""
+    minimum_rate: float = 100.0
+    """Bytes per second below which a sender of content is cut once its idle time is used up."""
+
+    @property
+    def hostname(self) -> str:
+        """The server's own name."""
+        return self.tier.config.hostname
+
+    def new_message_id(self) -> str:
+        """Return a fresh identifier."""
+        return message_id(self.clock(), self.random_bits(40))
+
+    def announce(self) -> None:
+        """Report what certificate selection found (spec.md 3): to be called when this begins to be served."""
+        for connector in self.connectors.values():
+            for event in connector.selection.events:
+                self.metrics.certificate_events.labels(connector.config.name, str(event)).inc()
+                self.events.emit(
+                    "certificate.selection",
+                    connector=connector.config.name,
+                    name=connector.config.fqdn,
+                    code=event,
+                    certificate=connector.selection.certificate and connector.selection.certificate.name,
+                )
+            for problem in connector.accounts.problems if connector.accounts else ():
+                self.events.emit("accounts.problem", connector=connector.config.name, problem=problem)
+
+
+def prepare(
+    config: TierConfig,
+    directory: Path,
+    *,
+    store: Store,
+    metrics: Metrics,
+    events: EventLog,
+    on_committed: OnCommitted,
+    clock: Callable[[], float] = time.time,
+) -> Serving:
+    """Build what is to be served from a configuration and the secrets beside it in `directory`.
+
+    Reads secret files, changes nothing, announces nothing.
+
+    Raises
+    ------
+    ConfigError
+        A certificate, a key or an accounts file cannot be used.
+    """
+    tier = TierPolicy(config)
+    now = clock()
+    connectors = {}
+    for policy in tier.connectors.connectors:
+        connector = policy.config
+        selection = select(connector.fqdn or config.hostname, config.certificates, connector.auth_mechanisms, now=now)
+        context = None
+        if selection.certificate is not None:
+            secrets = directory / SECRETS_DIRECTORY
+            context = server_context(
+                secrets / selection.certificate.chain_file, secrets / selection.certificate.key_file
+            )
+        accounts = (
+            parse_accounts(read_secret(directory, connector.accounts_file)) if connector.accounts_file else None
+        )
+        connectors[connector.name] = PreparedConnector(
+            policy, selection=selection, tls_context=context, accounts=accounts, metrics=metrics
+        )
+    return Serving(
+        tier=tier,
+        connectors=connectors,
+        store=store,
+        metrics=metrics,
+        events=events,
+        on_committed=on_committed,
+        clock=clock,
+    )
