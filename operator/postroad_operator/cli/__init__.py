@@ -10,7 +10,9 @@ import click
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "crds": ("postroad_operator.cli.crds", "crds", "Print the CustomResourceDefinitions, or write them to files."),
     "lint": ("postroad_operator.cli.lint", "lint", "Check manifests and say what is wrong with them."),
+    "queue": ("postroad_operator.cli.queue", "queue", "List and change the messages queued in a running tier."),
     "render": ("postroad_operator.cli.render", "render", "Print what the cluster would get for manifests."),
+    "run": ("postroad_operator.cli.run", "run", "Run a tier on this machine from a directory of manifests."),
 }
 
 

@@ -20,6 +20,17 @@ from postroad_transport.config.files import CONFIG_FILE, compress, config_hash, 
 REDACTED = "<redacted>"
 
 
+class _Dumper(yaml.SafeDumper):
+    """YAML with texts of several lines as blocks, for people to read."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
 @tier_options
@@ -55,7 +66,7 @@ def render(
     if output == "json":
         click.echo(json.dumps({"apiVersion": "v1", "kind": "List", "items": documents}, indent=2))
     else:
-        click.echo(yaml.safe_dump_all(documents, sort_keys=False, width=118, allow_unicode=True), nl=False)
+        click.echo(yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False, width=118, allow_unicode=True), nl=False)
     for line in left_out:
         click.echo(f"left out: {line}", err=True)
     if left_out:
