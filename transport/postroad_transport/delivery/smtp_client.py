@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
 import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -114,7 +115,8 @@ async def _connect(endpoint: Endpoint, seconds: float) -> SmtpConnection:
     except TimeoutError:
         raise SessionError(f"451 4.4.1 connect to {endpoint.label}: no answer in {seconds:g} s") from None
     except (OSError, UnicodeError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
+        number = error.errno if isinstance(error, OSError) else None
+        reason = os.strerror(number) if number else type(error).__name__
         raise SessionError(f"451 4.4.1 connect to {endpoint.label}: {reason}") from None
     return connection
 

@@ -43,13 +43,13 @@ def message_refusal(envelope: Envelope, size: int, content: Content, extensions:
         return "554 5.6.3 the peer does not take binary messages, and they are not converted"
     if envelope.body is Body.EIGHT_BIT_MIME and "8BITMIME" not in extensions and not _is_ascii(content):
         return "554 5.6.3 the peer does not take 8-bit messages, and they are not converted"
-    if "SMTPUTF8" not in extensions:
-        if path(envelope.sender, utf8=False) is None:
+    utf8 = "SMTPUTF8" in extensions
+    if path(envelope.sender, utf8=utf8) is None:
+        if not utf8 and not envelope.sender.isascii():
             return "553 5.6.7 the peer does not take the sender's non-ASCII address"
-        if envelope.smtputf8 and not _is_ascii([_header(content)]):
-            return "554 5.6.9 the peer does not take a non-ASCII header"
-    elif path(envelope.sender, utf8=True) is None:
         return "553 5.1.7 the sender's address cannot be put in a command"
+    if envelope.smtputf8 and not utf8 and not _is_ascii([_header(content)]):
+        return "554 5.6.9 the peer does not take a non-ASCII header"
     return ""
 
 

@@ -7,6 +7,7 @@ further use.
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from collections.abc import Iterable, Sequence
 from typing import cast
@@ -82,7 +83,8 @@ class SmtpConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Remember why."""
         self._closed = True
-        reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else "closed by the peer"
+        number = exc.errno if isinstance(exc, OSError) else None
+        reason = os.strerror(number) if number else "closed by the peer"
         self.failure = self.failure or f"451 4.4.2 connection lost: {reason}"
         self._wake()
 

@@ -113,9 +113,13 @@ class SmtpTransactions:
             last = iter(await self._message(data_reply, content, accepted, binary=binary))
             return [attempt or next(last) for attempt in attempts]
         if data_reply is not None and data_reply.code == 354:
-            # RFC 2920 section 3.1: a lone dot ends a DATA that should have been refused.
-            self._connection.write(b".\r\n")
-            self._connection.finish()
+            # A lone dot ends a DATA that should have been refused (RFC 2920 section 3.1); but where the peer refused
+            # the sender and goes on all the same, it could send an empty message to somebody.
+            if _positive(replies[0]):
+                self._connection.write(b".\r\n")
+                self._connection.finish()
+            else:
+                self._connection.abort()
         return [attempt for attempt in attempts if attempt is not None]
 
     async def _envelope(self, commands: list[bytes]) -> list[PeerReply]:
