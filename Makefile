@@ -45,13 +45,13 @@ format: $(STAMP) ## Put the code in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-crds: $(STAMP) ## Write crds/*.yaml from the resource models
-	$(BIN)/postroad crds --output-dir crds
+crds: $(STAMP) ## Write crds/*.yaml and docs/resources.md from the resource models
+	$(BIN)/postroad crds --output-dir crds --reference docs/resources.md
 
 bench: $(STAMP) ## Compare with Postfix on this machine (BENCH_FLAGS=...)
 	$(BIN)/python -m tests.bench.compare $(BENCH_FLAGS)
 
-lock: ## Resolve the dependencies anew (UPGRADE=1 takes the newest)
+lock: ## Resolve the dependencies into the lock files (UPGRADE=1 takes the newest)
 	@sh .ci/lock $(if $(UPGRADE),--upgrade)
 
 clean: ## Remove what the other targets made, the environment included
