@@ -373,8 +373,8 @@ async def test_recovery_queues_what_the_store_holds_and_keeps_its_times():
     tier = Tier()
     tier.hop("there.test").script.append(BUSY)
     waiting = await tier.send("bob@there.test")
-    fresh = await tier.accept("eve@there.test")
     await tier.queue.drain(0)
+    fresh = await tier.accept("eve@there.test")
     again = Tier(tier.store, clock=tier.clock)
     assert await again.queue.recover() == 2
     await turns()
