@@ -226,8 +226,7 @@ def test_whatever_comes_is_a_mailbox_that_parses_again_or_a_syntax_error(argumen
     try:
         mailbox, rest = parse_reverse_path(argument, smtputf8=smtputf8)
         parse_parameters(rest, smtputf8=smtputf8)
-    except AddressSyntaxError as error:
-        assert "\n" not in str(error)
+    except AddressSyntaxError:
         return
     if mailbox is not None:
         assert mailbox.ascii_domain.isascii()

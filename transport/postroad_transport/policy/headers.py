@@ -143,8 +143,8 @@ def inspect(content: bytes | bytearray, permissions: frozenset[Permission], *, h
     if not hidden and (routing or not report.hops):
         return report
     if hidden and flag:
-        report.believed = _believed(lowered)
-        report.stamped = bool(report.believed) and organization
+        report.believed, clear = _believed(lowered)
+        report.stamped = clear and organization
     pattern = _PATTERNS[not routing, not organization, not forest, not report.stamped]
     if pattern is not None:
         header, report.stripped = _strip(block, lowered, pattern)
@@ -238,12 +238,17 @@ def _session_auth_as(principals: frozenset[str]) -> str:
     return "Partner" if str(Principal.PARTNER_SERVERS) in principals else "Anonymous"
 
 
-def _believed(lowered: bytes) -> str:
-    """Return what the one AuthAs field says; Anonymous where several or a strange one do, empty for none."""
+def _believed(lowered: bytes) -> tuple[str, bool]:
+    """Return what the AuthAs field says, and whether there is exactly one that says something known.
+
+    Several, or a strange one, say Anonymous; none says nothing.
+    """
     values = _find_auth_as(lowered)
-    if not values:
-        return ""
-    return _AUTH_AS.get(values[0].strip(), "Anonymous") if len(values) == 1 else "Anonymous"
+    if len(values) == 1:
+        value = _AUTH_AS.get(values[0].strip())
+        if value is not None:
+            return value, True
+    return (AUTH_AS_VALUES[0], False) if values else ("", False)
 
 
 def _header_ends(content: bytes | bytearray) -> tuple[int, int]:
