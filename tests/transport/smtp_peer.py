@@ -196,8 +196,8 @@ def direct_hop(port: int) -> SmtpHop:
     return make_hop(Route("smtp", f"smtp:127.0.0.1:{port}", target, None, RetryPolicy()), settings())
 
 
-def dns_hop(domain: str, port: int, given: HopSettings, **fields: Any) -> SmtpHop:
-    routing = DnsRouting(port=port)
+def dns_hop(domain: str, port: int, given: HopSettings, resolvers: tuple[str, ...] = (), **fields: Any) -> SmtpHop:
+    routing = DnsRouting(port=port, resolvers=resolvers)
     out = connector(routing, **fields)
     return make_hop(Route("out", f"dns:{domain}", routing, out, RetryPolicy()), given)
 

@@ -13,18 +13,21 @@ from hypothesis import strategies as st
 from smtp_peer import CLOSE, HANG, MESSAGE, Peer, deliver, direct_hop, dns_hop, hop_to, limits, settings
 
 from postroad_transport.config import Drop, Grant, Permission, RetryPolicy
+from postroad_transport.delivery import smtp_hop
 from postroad_transport.delivery.hop import Result
 from postroad_transport.delivery.smtp_hop import RECIPIENTS, make_hop
 from postroad_transport.message import Body, Recipient
 from postroad_transport.routing.mx import LookupFailedError, MailExchanger
+from postroad_transport.routing.resolver import DnsResolver
 from postroad_transport.routing.table import Route
 
 pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy:pytest.PytestDeprecationWarning")
 
 
-@pytest.fixture(params=[asyncio.DefaultEventLoopPolicy, uvloop.EventLoopPolicy], ids=["asyncio", "uvloop"])
-def event_loop_policy(request):
-    return request.param()
+@pytest.fixture
+def event_loop_policy():
+    """The loop that workers run on."""
+    return uvloop.EventLoopPolicy()
 
 
 KEEP_ALL = (Grant(principal="Anonymous", permission=Permission.SEND_HEADERS_ROUTING),)
@@ -366,6 +369,25 @@ async def test_domain_without_usable_exchanger_gets_its_reply(mx, result, reply)
     (outcome,) = await deliver(dns_hop("d.example", 2500, given_settings))
     assert outcome.result is result
     assert outcome.reply.startswith(reply)
+
+
+async def test_resolver_that_is_no_address_defers():
+    hop = dns_hop("d.example", 2500, settings(resolver=DnsResolver), resolvers=("dns.example",))
+    (outcome,) = await deliver(hop)
+    assert (outcome.result, outcome.reply[:9]) == (Result.DEFERRED, "451 4.3.5")
+
+
+async def test_host_that_was_down_gets_its_turn_when_the_kept_connection_is_old(monkeypatch):
+    async with Peer(answers={"CONNECT": [b"421 4.3.2 starting\r\n", b"220 up\r\n"]}) as first, Peer() as second:
+        hop = hop_to(first.port, second.port, given=settings(dead_seconds=0))
+        await deliver(hop)
+        await deliver(hop)
+        assert (len(first.taken), len(second.taken)) == (0, 2)
+        monkeypatch.setattr(smtp_hop, "SESSION_SECONDS", -1)
+        await deliver(hop)
+        await deliver(hop)
+        assert (len(first.taken), len(second.taken)) == (1, 3)
+        await hop.close()
 
 
 def test_target_that_is_not_smtp_makes_no_hop():

@@ -135,15 +135,21 @@ def test_mail_and_rcpt_carry_what_the_peer_offers():
     assert mail_command(message, 7, FULL) == (
         b"MAIL FROM:<s@o.example> SIZE=7 BODY=8BITMIME SMTPUTF8 RET=HDRS ENVID=Abc+3D\r\n"
     )
-    assert rcpt_command(message.recipients[0], FULL) == (
+    assert rcpt_command(message.recipients[0], FULL, utf8=True) == (
         "RCPT TO:<ü@d.example> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;u+2Bx@d.example\r\n".encode()
     )
+
+
+def test_u_label_domain_of_an_ordinary_message_goes_as_a_labels_even_to_a_utf8_peer():
+    message = envelope("r@bücher.example", sender="s@bücher.example")
+    assert mail_command(message, 7, {"SMTPUTF8": ""}) == b"MAIL FROM:<s@xn--bcher-kva.example>\r\n"
+    assert recipient_refusal(message.recipients[0], utf8=False) == ""
 
 
 def test_bare_peer_is_told_the_bare_minimum_and_u_label_domains_become_a_labels():
     message = envelope(Recipient(address="r@bücher.example", notify=("NEVER",)), sender="", smtputf8=True, ret="FULL")
     assert mail_command(message, 7, {}) == b"MAIL FROM:<>\r\n"
-    assert rcpt_command(message.recipients[0], {}) == b"RCPT TO:<r@xn--bcher-kva.example>\r\n"
+    assert rcpt_command(message.recipients[0], {}, utf8=False) == b"RCPT TO:<r@xn--bcher-kva.example>\r\n"
 
 
 @pytest.mark.parametrize(
@@ -174,17 +180,17 @@ def test_message_that_the_peer_cannot_take_is_refused_beforehand(fields, content
 
 
 @pytest.mark.parametrize(
-    ("address", "offered", "refusal"),
+    ("address", "utf8", "refusal"),
     [
-        ("r@d.example", {}, ""),
-        ("ü@d.example", {}, "553 5.6.7"),
-        ("ü@d.example", {"SMTPUTF8": ""}, ""),
-        ("r@d.example\r\nRSET", {"SMTPUTF8": ""}, "553 5.1.3"),
-        ("r@d.example\nRSET", {}, "553 5.1.3"),
+        ("r@d.example", False, ""),
+        ("ü@d.example", False, "553 5.6.7"),
+        ("ü@d.example", True, ""),
+        ("r@d.example\r\nRSET", True, "553 5.1.3"),
+        ("r@d.example\nRSET", False, "553 5.1.3"),
     ],
 )
-def test_recipient_that_the_peer_cannot_take_is_refused_beforehand(address, offered, refusal):
-    found = recipient_refusal(Recipient(address=address), offered)
+def test_recipient_that_the_peer_cannot_take_is_refused_beforehand(address, utf8, refusal):
+    found = recipient_refusal(Recipient(address=address), utf8=utf8)
     assert found.startswith(refusal)
     assert bool(found) == bool(refusal)
 

@@ -124,7 +124,7 @@ def test_null_mx_beside_real_ones_is_passed_over():
     ("literal", "address"), [("[192.0.2.1]", "192.0.2.1"), ("[ipv6:2001:db8::1]", "2001:db8::1")]
 )
 async def test_address_literal_needs_no_lookup(literal, address):
-    assert await locate(FakeResolver(), literal) == [(literal, address)]
+    assert await locate(FakeResolver(), literal) == [(address, address)]
 
 
 async def test_broken_address_literal_fails_and_our_own_is_a_loop():

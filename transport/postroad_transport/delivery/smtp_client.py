@@ -126,6 +126,7 @@ class SmtpSession:
 
     def __init__(self, endpoint: Endpoint, plan: SessionPlan, connection: SmtpConnection) -> None:
         self.endpoint = endpoint
+        self.opened = asyncio.get_running_loop().time()
         self._plan = plan
         self._connection = connection
         self._label = endpoint.label
@@ -184,10 +185,10 @@ class SmtpSession:
             raise SessionError(f"451 4.5.0 {self._label} sends clear text after agreeing to STARTTLS")
         try:
             context = client_context(demand.level, trust=self._plan.trust)
-            await self._connection.start_tls(context, self.endpoint.host, self._plan.limits.command_timeout)
+            await self._connection.start_tls(context, self.endpoint.host, self._plan.limits.connect_timeout)
         except ConfigError as error:
             raise SessionError(f"454 4.7.0 {error}") from None
-        except (ssl.SSLError, OSError, TimeoutError) as error:
+        except (ssl.SSLError, OSError, TimeoutError, ValueError) as error:
             self._plan.on_handshake("", "failed")
             reason = getattr(error, "verify_message", "") or getattr(error, "reason", "") or type(error).__name__
             raise _HandshakeFailedError(reason) from None

@@ -23,6 +23,11 @@ Extensions = Mapping[str, str]
 _NOT_IN_A_COMMAND = frozenset("\r\n\0")
 
 
+def speaks_utf8(envelope: Envelope, extensions: Extensions) -> bool:
+    """Tell whether this transaction is an SMTPUTF8 one (RFC 6531 section 3.4)."""
+    return envelope.smtputf8 and "SMTPUTF8" in extensions
+
+
 def uses_binary(envelope: Envelope) -> bool:
     """Tell whether the message goes by BDAT (RFC 3030)."""
     return envelope.body is Body.BINARY_MIME
@@ -43,7 +48,7 @@ def message_refusal(envelope: Envelope, size: int, content: Content, extensions:
         return "554 5.6.3 the peer does not take binary messages, and they are not converted"
     if envelope.body is Body.EIGHT_BIT_MIME and "8BITMIME" not in extensions and not _is_ascii(content):
         return "554 5.6.3 the peer does not take 8-bit messages, and they are not converted"
-    utf8 = "SMTPUTF8" in extensions
+    utf8 = speaks_utf8(envelope, extensions)
     if path(envelope.sender, utf8=utf8) is None:
         if not utf8 and not envelope.sender.isascii():
             return "553 5.6.7 the peer does not take the sender's non-ASCII address"
@@ -53,9 +58,11 @@ def message_refusal(envelope: Envelope, size: int, content: Content, extensions:
     return ""
 
 
-def recipient_refusal(recipient: Recipient, extensions: Extensions) -> str:
-    """Return the reply with which this one recipient fails at this peer, or an empty string."""
-    utf8 = "SMTPUTF8" in extensions
+def recipient_refusal(recipient: Recipient, *, utf8: bool) -> str:
+    """Return the reply with which this one recipient fails at this peer, or an empty string.
+
+    `utf8` is what :func:`speaks_utf8` says.
+    """
     if path(recipient.address, utf8=utf8) is not None:
         return ""
     if not utf8 and not recipient.address.isascii():
@@ -65,13 +72,13 @@ def recipient_refusal(recipient: Recipient, extensions: Extensions) -> str:
 
 def mail_command(envelope: Envelope, size: int, extensions: Extensions) -> bytes:
     """Return MAIL with the parameters that the peer offers; :func:`message_refusal` must be empty."""
-    utf8 = "SMTPUTF8" in extensions
+    utf8 = speaks_utf8(envelope, extensions)
     line = f"MAIL FROM:<{path(envelope.sender, utf8=utf8)}>"
     if "SIZE" in extensions:
         line += f" SIZE={size}"
     if envelope.body is Body.BINARY_MIME or (envelope.body is Body.EIGHT_BIT_MIME and "8BITMIME" in extensions):
         line += f" BODY={envelope.body.value}"
-    if utf8 and envelope.smtputf8:
+    if utf8:
         line += " SMTPUTF8"
     if envelope.require_tls and "REQUIRETLS" in extensions:
         line += " REQUIRETLS"
@@ -80,9 +87,9 @@ def mail_command(envelope: Envelope, size: int, extensions: Extensions) -> bytes
     return line.encode() + b"\r\n"
 
 
-def rcpt_command(recipient: Recipient, extensions: Extensions) -> bytes:
+def rcpt_command(recipient: Recipient, extensions: Extensions, *, utf8: bool) -> bytes:
     """Return RCPT with the parameters that the peer offers; :func:`recipient_refusal` must be empty."""
-    line = f"RCPT TO:<{path(recipient.address, utf8='SMTPUTF8' in extensions)}>"
+    line = f"RCPT TO:<{path(recipient.address, utf8=utf8)}>"
     if "DSN" in extensions and (recipient.notify or recipient.orcpt):
         line += _parameter("NOTIFY", ",".join(recipient.notify)) + _parameter("ORCPT", recipient.orcpt)
     return line.encode() + b"\r\n"

@@ -54,6 +54,8 @@ HOSTS = 5
 """Endpoints tried in one attempt."""
 IDLE_SECONDS = 10.0
 """How long a connection that nobody uses is kept."""
+SESSION_SECONDS = 300.0
+"""How long a busy connection is kept: then a better host that was down gets its turn again."""
 DEAD_SECONDS = 60.0
 """How long an endpoint that could not be reached goes to the end of the line."""
 
@@ -63,7 +65,8 @@ class HopSettings:
     """What every SMTP hop of a worker shares.
 
     ``hostname`` is given in EHLO where no send connector has a name. ``resolver`` gives the resolver for a
-    connector's ``resolvers`` (empty: the system's). ``read_secret`` returns the content of a secret file by name
+    connector's ``resolvers`` (empty: the system's), the same one each time, for its cache:
+    ``functools.cache(DnsResolver)`` will do. ``read_secret`` returns the content of a secret file by name
     and raises ``ConfigError``. ``local_names`` and ``local_endpoints`` (``(address, port)`` pairs) are this
     tier's own: mail is never routed back to them by MX. ``trust_bundle`` is PEM.
     """
@@ -240,9 +243,13 @@ class SmtpHop(Hop):
         settings = self._settings
         match self._route.target:
             case DnsRouting() as target:
+                try:
+                    resolver = settings.resolver(target.resolvers)
+                except ValueError as error:
+                    return NoExchanger(Reply(451, "4.3.5", f"DNS resolver of {self._route.connector}: {error}"))
                 found = await locate_exchangers(
                     self._route.destination.removeprefix("dns:"),
-                    settings.resolver(target.resolvers),
+                    resolver,
                     is_local=lambda name: (
                         name in settings.local_names
                         or name in (settings.hostname, self._fqdn)
@@ -290,10 +297,11 @@ class SmtpHop(Hop):
 
     def _keep(self, session: SmtpSession) -> None:
         limit = self._limits.messages_per_connection
-        if self._closed or not session.usable or 0 < limit <= session.transactions:
+        loop = asyncio.get_running_loop()
+        worn_out = 0 < limit <= session.transactions or loop.time() - session.opened > SESSION_SECONDS
+        if self._closed or worn_out or not session.usable:
             self._discard(session)
             return
-        loop = asyncio.get_running_loop()
         self._idle[session] = loop.call_later(self._settings.idle_seconds, self._expire, session)
 
     def _expire(self, session: SmtpSession) -> None:

@@ -22,6 +22,7 @@ from postroad_transport.delivery.smtp_commands import (
     message_refusal,
     rcpt_command,
     recipient_refusal,
+    speaks_utf8,
     uses_binary,
 )
 from postroad_transport.delivery.smtp_connection import SmtpConnection
@@ -79,9 +80,10 @@ class SmtpTransactions:
             refusal = f"451 4.7.10 the message requires TLS and {self._label} has none"
             return [self._attempt(Result.DEFERRED, refusal, elsewhere=True)] * len(recipients)
         mail = mail_command(envelope, size, self.extensions)
-        refusals = [recipient_refusal(recipient, self.extensions) for recipient in recipients]
+        utf8 = speaks_utf8(envelope, self.extensions)
+        refusals = [recipient_refusal(recipient, utf8=utf8) for recipient in recipients]
         rcpts = [
-            rcpt_command(recipient, self.extensions)
+            rcpt_command(recipient, self.extensions, utf8=utf8)
             for recipient, refusal in zip(recipients, refusals, strict=True)
             if not refusal
         ]

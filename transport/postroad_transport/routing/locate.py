@@ -84,7 +84,7 @@ def _literal(domain: str, is_local: Callable[[str], bool]) -> list[tuple[str, st
         return NoExchanger(Reply(550, "5.1.2", f"Not an address literal: {domain!a}"))
     if is_local(address):
         return NoExchanger(Reply(554, "5.4.6", f"Mail for {domain} loops back to this server"))
-    return [(domain, address)]
+    return [(address, address)]
 
 
 def _preference(record: MailExchanger) -> int:
