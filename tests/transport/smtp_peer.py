@@ -193,7 +193,9 @@ def hop_to(*ports: int, given: HopSettings | None = None, lmtp: bool = False, **
 
 def direct_hop(port: int) -> SmtpHop:
     target = SmtpHost(host="127.0.0.1", port=port)
-    return make_hop(Route("smtp", f"smtp:127.0.0.1:{port}", target, None, RetryPolicy()), settings())
+    return make_hop(
+        Route("smtp", f"smtp:127.0.0.1:{port}", target, None, RetryPolicy()), settings(hostname="tier.example")
+    )
 
 
 def dns_hop(domain: str, port: int, given: HopSettings, resolvers: tuple[str, ...] = (), **fields: Any) -> SmtpHop:

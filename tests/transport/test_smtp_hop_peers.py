@@ -12,7 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from smtp_peer import CLOSE, HANG, MESSAGE, Peer, deliver, direct_hop, dns_hop, hop_to, limits, settings
 
-from postroad_transport.config import Drop, Grant, Permission, RetryPolicy
+from postroad_transport.config import Drop, RetryPolicy
 from postroad_transport.delivery import smtp_hop
 from postroad_transport.delivery.hop import Result
 from postroad_transport.delivery.smtp_hop import RECIPIENTS, make_hop
@@ -30,7 +30,6 @@ def event_loop_policy():
     return uvloop.EventLoopPolicy()
 
 
-KEEP_ALL = (Grant(principal="Anonymous", permission=Permission.SEND_HEADERS_ROUTING),)
 BARE = ("8BITMIME",)
 
 
@@ -169,6 +168,14 @@ async def test_kept_connection_that_the_peer_closed_costs_nothing_but_a_new_one(
     await hop.close()
 
 
+async def test_host_of_an_accepted_domain_is_greeted_with_the_servers_own_name():
+    async with Peer() as peer:
+        hop = direct_hop(peer.port)
+        assert results(await deliver(hop)) == [Result.DELIVERED]
+        assert peer.commands[0] == "EHLO tier.example"
+        await hop.close()
+
+
 async def test_more_recipients_than_a_transaction_holds_go_in_several():
     async with Peer() as peer:
         hop = hop_to(peer.port)
@@ -256,20 +263,6 @@ async def test_oversize_message_fails_without_being_sent():
             assert outcome.reply.startswith("552 5.3.4")
             await hop.close()
         assert not any(command.startswith("MAIL") for command in peer.commands)
-
-
-async def test_send_connector_strips_headers_it_may_not_let_out_and_internal_delivery_does_not():
-    content = [b"Received: by us\r\nSubject: x\r\nX-MS-Exchange-Organization-SCL: 1\r\n\r\nbody\r\n"]
-    async with Peer() as peer:
-        for hop in (hop_to(peer.port), hop_to(peer.port, grants=KEEP_ALL), direct_hop(peer.port)):
-            assert results(await deliver(hop, content=content)) == [Result.DELIVERED]
-            await hop.close()
-        assert [transaction.data for transaction in peer.taken] == [
-            b"Subject: x\r\n\r\nbody\r\n",
-            b"Received: by us\r\nSubject: x\r\n\r\nbody\r\n",
-            content[0],
-        ]
-        assert f"SIZE={len(peer.taken[0].data)}" in peer.taken[0].mail
 
 
 # Failover

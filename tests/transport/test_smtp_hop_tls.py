@@ -304,6 +304,9 @@ async def test_unreadable_credentials_defer(secret):
         assert (outcome.result, outcome.reply[:9]) == (Result.DEFERRED, "454 4.7.0")
         outcome = await only(hop_to(peer.port, given=given, auth_mechanism=BASIC))
         assert outcome.result is Result.DEFERRED
+        given = settings(read_secret={}.__getitem__)
+        outcome = await only(hop_to(peer.port, given=given, auth_mechanism=BASIC, credentials_file="c.json"))
+        assert outcome.result is Result.DEFERRED
 
 
 async def test_exchange_server_authentication_sends_nothing_without_it():

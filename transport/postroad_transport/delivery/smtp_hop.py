@@ -2,8 +2,7 @@
 
 One attempt: take a kept connection, else open one to the first host that answers; run the transaction; what came
 back DEFERRED goes on to the next host, what is left at the end is deferred. Recipients go in groups of at most
-:data:`RECIPIENTS` (RFC 5321 section 4.5.3.1.8). What leaves by a send connector passes its header firewall
-(spec.md 1.2); what goes to an accepted domain's own target does not leave.
+:data:`RECIPIENTS` (RFC 5321 section 4.5.3.1.8).
 """
 
 from __future__ import annotations
@@ -39,8 +38,6 @@ from postroad_transport.delivery.smtp_client import (
 )
 from postroad_transport.delivery.smtp_transaction import Attempt, StaleSessionError
 from postroad_transport.message import Content, Envelope, Recipient, content_size
-from postroad_transport.policy.headers import outbound
-from postroad_transport.policy.principals import destination_principals, effective_permissions
 from postroad_transport.policy.reply import Reply
 from postroad_transport.routing.locate import locate_exchangers, locate_hosts
 from postroad_transport.routing.mx import NoExchanger
@@ -67,7 +64,7 @@ class HopSettings:
     ``hostname`` is given in EHLO where no send connector has a name. ``resolver`` gives the resolver for a
     connector's ``resolvers`` (empty: the system's), the same one each time, for its cache:
     ``functools.cache(DnsResolver)`` will do. ``read_secret`` returns the content of a secret file by name
-    and raises ``ConfigError``. ``local_names`` and ``local_endpoints`` (``(address, port)`` pairs) are this
+    and raises ``ConfigError`` or ``KeyError``. ``local_names`` and ``local_endpoints`` (``(address, port)`` pairs) are this
     tier's own: mail is never routed back to them by MX. ``trust_bundle`` is PEM.
     """
 
@@ -109,9 +106,6 @@ class SmtpHop(Hop):
         self._fqdn = connector.fqdn if connector is not None else settings.hostname
         self._logs_in = isinstance(route.target, SmartHostRouting | Lmtp) and connector is not None
         self._mechanism = connector.auth_mechanism if self._logs_in and connector else AuthMechanism.NONE
-        self._permissions = (
-            effective_permissions(connector.grants, destination_principals(connector)) if connector else None
-        )
         self.concurrency = self._limits.connections
         self._running = 0
         self._turns = asyncio.Semaphore(self.concurrency) if self.concurrency else None
@@ -131,8 +125,6 @@ class SmtpHop(Hop):
         self, envelope: Envelope, recipients: Sequence[Recipient], content: Content
     ) -> Sequence[Outcome]:
         """Try once. Return one outcome per recipient, in order; never raises for anything a peer does."""
-        if self._permissions is not None:
-            content = outbound(content, self._permissions).content
         size = content_size(content)
         if 0 < self._limits.message_size < size:
             refusal = f"552 5.3.4 message of {size} bytes exceeds the limit of {self._limits.message_size}"
@@ -289,6 +281,8 @@ class SmtpHop(Hop):
             raise ConfigError("the send connector names none")
         try:
             return msgspec.json.decode(self._settings.read_secret(connector.credentials_file), type=Credentials)
+        except KeyError:
+            raise ConfigError(f"{connector.credentials_file}: no such secret file") from None
         except msgspec.MsgspecError:
             raise ConfigError(f"{connector.credentials_file}: not JSON with username and password") from None
 
