@@ -63,9 +63,9 @@ class HopSettings:
 
     ``hostname`` is given in EHLO where no send connector has a name. ``resolver`` gives the resolver for a
     connector's ``resolvers`` (empty: the system's), the same one each time, for its cache:
-    ``functools.cache(DnsResolver)`` will do. ``read_secret`` returns the content of a secret file by name
-    and raises ``ConfigError`` or ``KeyError``. ``local_names`` and ``local_endpoints`` (``(address, port)`` pairs) are this
-    tier's own: mail is never routed back to them by MX. ``trust_bundle`` is PEM.
+    ``functools.cache(DnsResolver)`` will do. ``read_secret`` returns the content of a secret file by name and
+    raises ``ConfigError`` or ``KeyError``. ``local_names`` and ``local_endpoints`` (``(address, port)`` pairs) are
+    this tier's own: mail is never routed back to them by MX. ``trust_bundle`` is PEM.
     """
 
     hostname: str
