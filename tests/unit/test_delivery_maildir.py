@@ -152,7 +152,7 @@ async def test_the_file_is_durable_before_it_is_in_new_and_new_before_success(ho
 addresses = st.one_of(
     st.text(max_size=300),
     st.text("./\\~%\x00{}localdomain@ ", max_size=40),
-    st.sampled_from(["../../etc/passwd@x", "a@../..", "/etc/passwd@/", "..@..", ".@.", "@", "", "a/../../b@c", "é@ü"]),
+    st.sampled_from(["../../etc/passwd@x", "a@../..", "/etc/passwd@/", "..@..", ".@.", "@", "", "a/../b@c", "é@ü"]),
 )
 
 

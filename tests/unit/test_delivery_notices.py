@@ -27,7 +27,9 @@ def make(kind=NoticeKind.FAILURE, reports=None, original=ORIGINAL, **fields):
     envelope = Envelope(
         **{"id": "m1", "received_at": NOW - 60, "sender": "ann@here.test", "recipients": [], **fields}
     )
-    reports = reports or [Report(Recipient(address="bob@there.test"), "550 5.1.1 no such user", "mx.test[192.0.2.1]:25")]
+    reports = reports or [
+        Report(Recipient(address="bob@there.test"), "550 5.1.1 no such user", "mx.test[192.0.2.1]:25")
+    ]
     return compose(
         kind,
         envelope,
@@ -93,9 +95,8 @@ def test_every_line_ends_in_crlf_and_is_short_enough():
 def test_the_whole_message_goes_back_byte_for_byte_when_ret_full_asks_for_it():
     original = [b"Subject: hi\r\n\r\n", b"--=_other\r\nx\r\n\xff\xfe\r\n"]
     envelope, content = make(original=original, ret="FULL")
-    assert b"Content-Type: message/rfc822\r\nContent-Transfer-Encoding: 8bit\r\n\r\n" + b"".join(original) in b"".join(
-        content
-    )
+    part = b"Content-Type: message/rfc822\r\nContent-Transfer-Encoding: 8bit\r\n\r\n"
+    assert part + b"".join(original) in b"".join(content)
     assert envelope.body is Body.EIGHT_BIT_MIME
     assert parse(content).get_payload(2).get_content_type() == "message/rfc822"
 
@@ -239,15 +240,17 @@ hostile = st.one_of(
         {"sender": hostile.filter(bool), "envid": hostile, "id": hostile, "smtputf8": st.booleans(), "ret": hostile}
     ),
     st.lists(
-        st.tuples(
-            st.builds(Recipient, address=hostile, original=hostile, orcpt=hostile), hostile, hostile
-        ),
+        st.tuples(st.builds(Recipient, address=hostile, original=hostile, orcpt=hostile), hostile, hostile),
         min_size=1,
         max_size=3,
     ),
     st.sampled_from([NoticeKind.FAILURE, NoticeKind.DELAY]),
 )
-@example({"sender": "=?utf-8?q?a=0D=0ABcc:_x?=@here"}, [(Recipient(address="a"), "550 =?utf-8?q?=0ABcc=3A_x?=", "")], NoticeKind.FAILURE)
+@example(
+    {"sender": "=?utf-8?q?a=0D=0ABcc:_x?=@here"},
+    [(Recipient(address="a"), "550 =?utf-8?q?=0ABcc=3A_x?=", "")],
+    NoticeKind.FAILURE,
+)
 def test_nothing_that_others_chose_adds_a_header_or_a_part(fields, reports, kind):
     envelope, content = make(kind, [Report(*report) for report in reports], **fields)
     raw = b"".join(content)

@@ -14,9 +14,7 @@ from postroad_transport.message import Recipient, RecipientState
 async def test_a_delivered_message_is_settled_and_leaves_its_steps_in_the_log():
     tier = Tier()
     message_id = await tier.send("bob@there.test")
-    assert tier.hop("there.test").attempts == [
-        (message_id, ["bob@there.test"], b"Subject: hi\r\n\r\nhello\r\n")
-    ]
+    assert tier.hop("there.test").attempts == [(message_id, ["bob@there.test"], b"Subject: hi\r\n\r\nhello\r\n")]
     assert tier.store.journal == [("commit", message_id), ("settle", message_id)]
     assert len(tier.queue) == 0
     route, send = tier.events.records
@@ -443,13 +441,6 @@ async def test_what_the_store_refuses_is_saved_later(verb):
     assert (verb, message_id) in tier.store.journal
 
 
-async def test_a_message_over_the_connectors_size_limit_fails_without_an_attempt():
-    tier = Tier(limits=SendLimits(message_size=10))
-    await tier.send("bob@there.test", sender="")
-    assert tier.events.of("FAIL")[0]["reply"].startswith("552 5.3.4")
-    assert not tier.hop("there.test").attempts
-
-
 async def test_concurrency_adapts_up_to_the_connectors_limit():
     tier = Tier(limits=SendLimits(connections=8))
     hop = tier.hop("there.test")
@@ -533,5 +524,3 @@ async def test_a_success_notice_that_cannot_be_stored_does_not_deliver_twice():
     await tier.clock.advance(10_000)
     assert len(tier.hop("there.test").attempts) == 1
     assert not tier.store.envelopes
-
-

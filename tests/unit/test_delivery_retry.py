@@ -66,9 +66,7 @@ def test_following_the_schedule_ends_with_one_last_try_at_the_expiration(policy,
 
 def test_the_schedule_is_followed_and_its_last_step_repeats():
     policy = RetryPolicy(schedule=(60, 300), expiration=100_000)
-    steps = [
-        next_attempt(policy, attempts=n, received_at=START, now=START, random=0.0) - START for n in (1, 2, 3, 9)
-    ]
+    steps = [next_attempt(policy, attempts=n, received_at=START, now=START, random=0.0) - START for n in (1, 2, 3, 9)]
     assert steps == [60, 300, 300, 300]
 
 

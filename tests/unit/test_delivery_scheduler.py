@@ -97,6 +97,16 @@ def test_a_limit_below_the_first_window_is_kept():
     assert len(line.take_all()) == 2
 
 
+def test_no_limit_of_connections_leaves_the_capacity():
+    line = Line(capacity=30, connections=0)
+    for _ in range(100):
+        line.add()
+    taken = line.take_all()
+    for _ in range(50):
+        line.scheduler.reached(taken[0], START)
+    assert len(taken + line.take_all()) == 30
+
+
 def test_the_capacity_of_all_destinations_together_is_kept():
     line = Line(capacity=3)
     for key in "abcdefgh":
@@ -226,7 +236,7 @@ def test_retry_wakes_an_entry_and_its_destination():
 
 def test_oldest_is_exact_whatever_leaves():
     line = Line()
-    young, old, older = line.add(received_at=START - 1), line.add(received_at=START - 50), line.add(received_at=START - 99)
+    young, old, older = (line.add(received_at=START - age) for age in (1, 50, 99))
     destination = young.destination
     for gone, left in ((old, START - 99), (older, START - 1), (young, None)):
         line.scheduler.done(gone, START)

@@ -18,7 +18,7 @@ from postroad_transport.delivery.notifier import Notifier
 from postroad_transport.delivery.outcomes import Pair, destination_down, no_peer, success_kind
 from postroad_transport.delivery.routes import UNROUTABLE
 from postroad_transport.delivery.scheduler import Entry, EntryState
-from postroad_transport.message import Content, Recipient, RecipientState
+from postroad_transport.message import Content, RecipientState
 from postroad_transport.routing.table import Route
 from postroad_transport.spool.store import SpoolError
 
@@ -69,11 +69,6 @@ class Attempts:
 
     async def _attempt(self, entry: Entry, message: QueuedMessage) -> None:
         envelope, route = entry.envelope, entry.destination.route
-        connector = route.send_connector
-        if connector is not None and 0 < connector.limits.message_size < envelope.size:
-            too_large = Outcome(Result.FAILED, "552 5.3.4 Message size exceeds the connector's maximum")
-            await self._apply(entry, message, [too_large] * len(entry.recipients), (), attempted=False)
-            return
         content = self._contents.get(envelope.id)
         if content is not None:
             await self._apply(entry, message, await self._deliver(entry, route, content), content)
@@ -117,21 +112,16 @@ class Attempts:
         now = self._clock()
         envelope, destination = entry.envelope, entry.destination
         attempted = attempted and destination.route is not UNROUTABLE
-        if attempted:
-            self._judge(entry, outcomes, now)
-        for recipient, outcome in zip(entry.recipients, outcomes, strict=True):
+        pairs = list(zip(entry.recipients, outcomes, strict=True))
+        for recipient, outcome in pairs:
             recipient.attempts += 1
             recipient.reply, recipient.remote = outcome.reply, outcome.remote
-
-        if all(outcome.result is Result.DELIVERED for outcome in outcomes):
-            delivered = list(zip(entry.recipients, outcomes, strict=True))
-            failed: list[Pair] = []
-            deferred: list[Pair] = []
-        else:
-            delivered, failed, deferred = _sorted(entry.recipients, outcomes)
+        if attempted:
+            self._judge(entry, outcomes, now)
+        delivered, failed, deferred = _sorted(pairs)
         if delivered:
             await self._delivered(entry, delivered, now, content)
-        if message.deleted:
+        if message.deleted or not (failed or deferred):
             await self._ledger.finish(message, entry)
             return
         next_attempt: float | None = None
@@ -286,11 +276,10 @@ class Attempts:
                 message.entries.remove(entry)
 
 
-def _sorted(
-    recipients: Sequence[Recipient], outcomes: Sequence[Outcome]
-) -> tuple[list[Pair], list[Pair], list[Pair]]:
+def _sorted(pairs: list[Pair]) -> tuple[list[Pair], list[Pair], list[Pair]]:
     """Return delivered, failed and deferred."""
-    by_result: dict[Result, list[Pair]] = {result: [] for result in Result}
-    for pair in zip(recipients, outcomes, strict=True):
-        by_result[pair[1].result].append(pair)
-    return by_result[Result.DELIVERED], by_result[Result.FAILED], by_result[Result.DEFERRED]
+    failed = [pair for pair in pairs if pair[1].result is Result.FAILED]
+    deferred = [pair for pair in pairs if pair[1].result is Result.DEFERRED]
+    if not failed and not deferred:
+        return pairs, failed, deferred
+    return [pair for pair in pairs if pair[1].result is Result.DELIVERED], failed, deferred

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from math import inf
 
+from postroad_transport.config import SendLimits
 from postroad_transport.message import Envelope, Recipient
 from postroad_transport.routing.table import Route
 
@@ -32,8 +33,11 @@ INITIAL_WINDOW = 5
 MAX_RECIPIENTS = 100
 """Recipients in one transaction: what every receiver must take (RFC 5321 section 4.5.3.1.8)."""
 
-DEFAULT_CONNECTIONS = 20
+DEFAULT_CONNECTIONS = SendLimits().connections
 """Concurrent transactions where no send connector sets ``limits.connections``."""
+
+UNLIMITED = 10_000
+"""The limit where ``limits.connections`` is 0: the scheduler's capacity is what counts then."""
 
 IDLE_DESTINATION = 60.0
 """Seconds after which what was learnt about an empty destination is forgotten."""
@@ -366,7 +370,7 @@ def _limits(route: Route) -> tuple[int, float]:
     if connector is None:
         return DEFAULT_CONNECTIONS, 0.0
     rate = connector.limits.rate
-    return connector.limits.connections or DEFAULT_CONNECTIONS, 1.0 / rate if rate > 0 else 0.0
+    return connector.limits.connections or UNLIMITED, 1.0 / rate if rate > 0 else 0.0
 
 
 def _prune_arrivals(destination: Destination) -> None:
