@@ -143,6 +143,36 @@ def test_a_refusal_shows_the_reply_the_client_would_see(
     )
 
 
+def test_each_stripped_header_names_the_permission_it_would_have_needed() -> None:
+    servers = receive_grants("ExchangeServers", Role.HUB, origin="spec.usage: Internal")
+    headers = (
+        "Received: from x\nX-MS-Exchange-Forest-A: 1\nX-MS-Exchange-Organization-A: 1\n"
+        "X-MS-Exchange-Organization-AuthAs: Internal"
+    )
+
+    def needed(*kept: str) -> dict[str, str]:
+        grants = tuple(
+            Grant(principal="Anonymous", permission=grant.permission)
+            for grant in servers
+            if grant.principal == "HubTransportServers"
+            and (grant.permission == "SMTP-Submit" or grant.permission in kept)
+        )
+        policy = tier(msgspec.structs.replace(INTERNET, grants=grants))
+        scenario = Scenario(port=25, remote_ip="192.0.2.7", recipients=("bob@example.com",), headers=headers)
+        steps = explain(policy, scenario).steps
+        return {step.argument: step.missing for step in steps if step.rule == "headerFirewall"}
+
+    assert needed() == {
+        "Received": "Accept-Headers-Routing",
+        "X-MS-Exchange-Forest-A": "Accept-Headers-Forest",
+        "X-MS-Exchange-Organization-A": "Accept-Headers-Organization",
+        "X-MS-Exchange-Organization-AuthAs": "Accept-Headers-Organization",
+    }
+    kept = ["Accept-Headers-Routing", "Accept-Headers-Forest", "Accept-Headers-Organization"]
+    assert needed(*kept) == {"X-MS-Exchange-Organization-AuthAs": "SMTP-Accept-Authentication-Flag"}
+    assert needed(*kept, "SMTP-Accept-Authentication-Flag") == {}
+
+
 def test_where_no_connector_listens_the_reasons_are_all_there_is() -> None:
     explanation = explain(TIER, Scenario(port=2525, remote_ip="192.0.2.7"))
     assert not explanation.accepted

@@ -28,7 +28,7 @@ def look(content: bytes, *permissions: Permission) -> HeaderReport:
 
 
 def result(content: bytes, report: HeaderReport) -> bytes:
-    return content if report.kept is None else b"".join(report.kept)
+    return content if report.kept is None else b"".join([*report.kept, content[report.header_end :]])
 
 
 def crlf(text: str) -> bytes:
@@ -81,12 +81,11 @@ def test_a_message_that_loses_no_header_is_not_copied() -> None:
     assert outbound([MESSAGE], frozenset(SEND_PERMISSIONS)).stripped == ()
 
 
-def test_the_body_is_a_view_of_what_was_received() -> None:
+def test_nothing_holds_on_to_the_buffer_that_was_looked_at() -> None:
     content = bytearray(MESSAGE)
     report = look(content)
+    content.clear()
     assert report.kept is not None
-    assert isinstance(report.kept[1], memoryview)
-    assert report.kept[1].obj is content
 
 
 @pytest.mark.parametrize(

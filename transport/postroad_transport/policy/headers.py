@@ -71,10 +71,10 @@ class HeaderReport:
 
     ``header_end`` is the offset just after the blank line, ``header_size`` the size of the header block
     without it, both in bytes. ``hops`` counts the ``Received`` fields. ``stripped`` names the fields that the
-    firewall takes out, each once. ``kept`` is the content without them, the body not copied; None where
-    nothing is taken out and the content can be used as it is. ``believed`` is the AuthAs value of the
-    message's own stamp where the session may assert one, else empty; ``stamped`` tells whether those stamps
-    stay in the message.
+    firewall takes out, each once. ``kept`` is the header without them, its blank line included, to be followed
+    by the content from ``header_end`` on; None where nothing is taken out and the content can be used as it
+    is. ``believed`` is the AuthAs value of the message's own stamp where the session may assert one, else
+    empty; ``stamped`` tells whether those stamps stay in the message.
     """
 
     __slots__ = (
@@ -100,7 +100,7 @@ class HeaderReport:
         self.hostname = hostname
         self.hops = 0
         self.stripped: tuple[str, ...] = ()
-        self.kept: list[memoryview | bytes] | None = None
+        self.kept: list[bytes] | None = None
         self.believed = ""
         self.stamped = False
 
@@ -126,8 +126,7 @@ def inspect(content: bytes | bytearray, permissions: frozenset[Permission], *, h
     Parameters
     ----------
     content
-        The message as received, dot-stuffing undone. Where something is stripped, ``kept`` holds a view of
-        it, so a ``bytearray`` must not be resized afterwards.
+        The message as received, dot-stuffing undone. Nothing keeps a view of it.
     permissions
         The session's receive permissions.
     hostname
@@ -149,7 +148,7 @@ def inspect(content: bytes | bytearray, permissions: frozenset[Permission], *, h
     if pattern is not None:
         header, report.stripped = _strip(block, lowered, pattern)
         if report.stripped:
-            report.kept = [header, memoryview(content)[len(block) :]]
+            report.kept = [header, bytes(content[block_end:header_end])]
     return report
 
 
