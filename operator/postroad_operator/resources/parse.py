@@ -26,7 +26,7 @@ KINDS: dict[str, type[Resource]] = {
 }
 CORE_KINDS: dict[str, type[Resource]] = {"Secret": Secret, "ConfigMap": ConfigMap}
 
-_MAX_NODES = 1_000_000
+_MAX_NODES = 200_000
 
 
 @dataclass(frozen=True, slots=True)

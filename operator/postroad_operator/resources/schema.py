@@ -46,8 +46,10 @@ def _convert(node: Schema, definitions: Schema) -> Schema:
     elif properties := node.get("properties"):
         result["properties"] = {name: _convert(value, definitions) for name, value in properties.items()}
         if "default" in result:
-            # The properties carry their own defaults; the object only has to exist for them to be filled in.
-            result["default"] = {}
+            # The properties carry their own defaults; the object only has to exist for them to be filled in. The API
+            # server runs an object's rules on its default as it stands, though, so rules need all of it.
+            given = {name: value for name, value in result["default"].items() if value is not None}
+            result["default"] = given if "x-kubernetes-validations" in result else {}
     elif "items" in node:
         result["items"] = _convert(node["items"], definitions)
         result.setdefault("x-kubernetes-list-type", "atomic")

@@ -1,0 +1,111 @@
+"""Sound and broken specifications of each kind, for the tests of the models and of their CEL rules."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from postroad_operator.resources import API_VERSION
+
+RECEIVE: dict[str, Any] = {"bindings": [{"port": 25}]}
+SEND: dict[str, Any] = {"addressSpaces": [{"domain": "*"}], "dns": {}}
+HOSTS: dict[str, Any] = {"addressSpaces": [{"domain": "*"}], "smartHosts": [{"host": "relay.example"}]}
+DOMAIN: dict[str, Any] = {"domain": "a.example", "deliver": {"maildir": {"path": "m/{local}"}}}
+CERTIFICATE: dict[str, Any] = {"dnsNames": ["a.example"], "ca": {}}
+
+
+def document(kind: str, spec: object, **metadata: object) -> dict[str, Any]:
+    return {"apiVersion": API_VERSION, "kind": kind, "metadata": {"name": "x", **metadata}, "spec": spec}
+
+
+SOUND: list[tuple[str, dict[str, Any]]] = [
+    ("ReceiveConnector", RECEIVE),
+    ("ReceiveConnector", RECEIVE | {"authMechanisms": ["TLS", "BasicAuthRequireTLS"], "requireTLS": True}),
+    ("ReceiveConnector", RECEIVE | {"usage": "Client", "bindings": [{"port": 465, "tls": "Implicit"}]}),
+    ("ReceiveConnector", RECEIVE | {"authMechanisms": ["ExternalAuthoritative"], "remoteIPRanges": ["10.1.0.0/16"]}),
+    ("ReceiveConnector", RECEIVE | {"bindings": [{"port": 0}, {"port": 0}], "limits": {"messageSize": 1024}}),
+    ("ReceiveConnector", RECEIVE | {"grants": [{"principal": "user:a@b", "permissions": ["SMTP-Submit"]}]}),
+    ("SendConnector", SEND),
+    ("SendConnector", SEND | {"domainSecure": True, "tlsAuthLevel": "DomainValidation", "tlsDomain": "a.example"}),
+    ("SendConnector", HOSTS | {"smartHostAuthMechanism": "BasicAuth", "authSecretRef": {"name": "s"}}),
+    ("SendConnector", HOSTS | {"limits": {"rate": "10/s"}, "retry": {"schedule": ["1s"]}}),
+    ("AcceptedDomain", DOMAIN),
+    ("AcceptedDomain", {"domain": "b.example", "aliasOf": "a.example"}),
+    ("AcceptedDomain", DOMAIN | {"recipients": {"list": ["alice"]}}),
+    ("TransportCertificate", CERTIFICATE),
+    ("TransportCertificate", {"secretRef": {"name": "tls"}}),
+    ("TransportCertificate", CERTIFICATE | {"subject": {"C": "KR", "DC": ["a", "example"], "CN": "a.example"}}),
+    ("ReceiveConnector", RECEIVE | {"remoteIPRanges": ["10.0.0.1-10.0.0.9", "::1", "fd00::/8"]}),
+    (
+        "SendConnector",
+        HOSTS | {"smartHosts": [{"host": "10.0.0.1"}], "smartHostAuthMechanism": "ExternalAuthoritative"},
+    ),
+    ("TransportCertificate", CERTIFICATE | {"privateKey": {"algorithm": "RSA", "size": 2048}}),
+]
+
+BROKEN: list[tuple[str, dict[str, Any], str]] = [
+    ("ReceiveConnector", {"bindings": []}, "spec.bindings"),
+    ("ReceiveConnector", {"bindings": [{"port": 25}, {"port": 25}]}, "spec.bindings: each port may be bound once"),
+    ("ReceiveConnector", {"bindings": [{"port": 65536}]}, "spec.bindings[0].port"),
+    ("ReceiveConnector", {"bindings": [{"port": "25"}]}, "spec.bindings[0].port"),
+    ("ReceiveConnector", {"bindings": [{"port": 25, "tls": False}]}, 'write "Off" in quotes'),
+    ("ReceiveConnector", {"bindings": [{"port": 25, "prot": 1}]}, "did you mean port?"),
+    ("ReceiveConnector", RECEIVE | {"requireTls": True}, "did you mean requireTLS?"),
+    ("ReceiveConnector", RECEIVE | {"authMechanisms": ["BasicAuthRequireTLS"]}, "BasicAuthRequireTLS needs TLS"),
+    ("ReceiveConnector", RECEIVE | {"authMechanisms": ["None", "TLS"]}, "None stands alone"),
+    ("ReceiveConnector", RECEIVE | {"authMechanisms": ["TLS", "TLS"]}, "each value may stand once"),
+    ("ReceiveConnector", RECEIVE | {"authMechanisms": ["ExternalAuthoritative"]}, "spec.remoteIPRanges: External"),
+    (
+        "ReceiveConnector",
+        RECEIVE | {"authMechanisms": ["ExternalAuthoritative"], "remoteIPRanges": ["10.0.0.0/8", "::/0"]},
+        "spec.remoteIPRanges: External",
+    ),
+    ("ReceiveConnector", {"bindings": [{"port": 465, "tls": "Implicit"}]}, "add TLS to authMechanisms"),
+    ("ReceiveConnector", RECEIVE | {"requireTLS": True}, "requireTLS needs TLS"),
+    ("ReceiveConnector", RECEIVE | {"domainSecure": True}, "domainSecure needs TLS"),
+    ("ReceiveConnector", RECEIVE | {"remoteIPRanges": ["10.0.0.0/33"]}, "spec.remoteIPRanges[0]: write a CIDR"),
+    ("ReceiveConnector", RECEIVE | {"fqdn": "a b"}, "spec.fqdn: write a domain name"),
+    ("ReceiveConnector", RECEIVE | {"banner": "a\r\nb"}, "spec.banner"),
+    ("ReceiveConnector", RECEIVE | {"limits": {"messageSize": "36X"}}, "spec.limits.messageSize: write a size"),
+    ("ReceiveConnector", RECEIVE | {"limits": {"messageSize": []}}, "spec.limits.messageSize"),
+    ("ReceiveConnector", RECEIVE | {"limits": {"tarpit": "5 s"}}, "spec.limits.tarpit: write a duration"),
+    ("ReceiveConnector", RECEIVE | {"extensions": {"chunking": False}}, "spec.extensions.binaryMIME"),
+    ("ReceiveConnector", RECEIVE | {"extensions": {"dsn": "yes"}}, "spec.extensions.dsn"),
+    (
+        "ReceiveConnector",
+        RECEIVE | {"grants": [{"principal": "Everyone", "permissions": ["SMTP-Submit"]}]},
+        "spec.grants[0].principal",
+    ),
+    (
+        "ReceiveConnector",
+        RECEIVE | {"grants": [{"principal": "Anonymous", "permissions": ["Send-Exch50"]}]},
+        "spec.grants[0].permissions[0]: must be one of",
+    ),
+    ("SendConnector", SEND | {"drop": {}}, "exactly one of dns, smartHosts, lmtp and drop"),
+    ("SendConnector", {"addressSpaces": [{"domain": "*"}]}, "exactly one of dns, smartHosts, lmtp and drop"),
+    ("SendConnector", SEND | {"addressSpaces": [{"domain": "a*"}]}, "spec.addressSpaces[0].domain"),
+    ("SendConnector", HOSTS | {"domainSecure": True}, "domainSecure needs DNS routing"),
+    ("SendConnector", HOSTS | {"smartHostAuthMechanism": "ExternalAuthoritative"}, "given by its IP address"),
+    ("SendConnector", HOSTS | {"smartHostAuthMechanism": "BasicAuth"}, "spec.authSecretRef"),
+    ("SendConnector", HOSTS | {"authSecretRef": {"name": "s"}}, "spec.authSecretRef"),
+    ("SendConnector", SEND | {"smartHostAuthMechanism": "ExchangeServer"}, "smartHostAuthMechanism needs smartHosts"),
+    ("SendConnector", SEND | {"ignoreSTARTTLS": True, "requireTLS": True}, "spec.ignoreSTARTTLS"),
+    ("SendConnector", SEND | {"tlsDomain": "a.example"}, "tlsDomain needs tlsAuthLevel: DomainValidation"),
+    ("SendConnector", SEND | {"limits": {"rate": "fast"}}, "spec.limits.rate"),
+    ("ReceiveConnector", {"bindings": [{"port": 25, "proxyProtocol": {"trustedRanges": ["x"]}}]}, "trustedRanges[0]"),
+    ("SendConnector", SEND | {"dns": {"resolvers": ["dns.example"]}}, "spec.dns.resolvers[0]"),
+    ("AcceptedDomain", {}, "spec.domain: this field is required"),
+    ("AcceptedDomain", DOMAIN | {"deliver": {}}, "spec.deliver: give exactly one of maildir, lmtp and smtp"),
+    ("AcceptedDomain", DOMAIN | {"deliver": {"maildir": {"path": "../{local}"}}}, "spec.deliver.maildir.path"),
+    ("AcceptedDomain", DOMAIN | {"deliver": {"maildir": {"path": "{user}"}}}, "spec.deliver.maildir.path"),
+    ("AcceptedDomain", DOMAIN | {"recipients": {}}, "spec.recipients: give exactly one of list and configMapRef"),
+    ("AcceptedDomain", DOMAIN | {"aliasOf": "b.example"}, "remove deliver and recipients"),
+    ("AcceptedDomain", {"domain": "a.example", "aliasOf": "A.example"}, "alias of itself"),
+    ("AcceptedDomain", {"domain": "a.example", "aliasOf": "b.example", "default": True}, "spec.default"),
+    ("TransportCertificate", CERTIFICATE | {"selfSigned": {}}, "exactly one of selfSigned"),
+    ("TransportCertificate", {"dnsNames": ["a.example"]}, "exactly one of selfSigned"),
+    ("TransportCertificate", {"ca": {}}, "dnsNames are needed"),
+    ("TransportCertificate", CERTIFICATE | {"dnsNames": ["*.*.example"]}, "spec.dnsNames[0]"),
+    ("TransportCertificate", CERTIFICATE | {"renewBefore": "90d"}, "spec.renewBefore: renewBefore is shorter"),
+    ("TransportCertificate", CERTIFICATE | {"privateKey": {"algorithm": "RSA", "size": 256}}, "spec.privateKey.size"),
+    ("TransportCertificate", CERTIFICATE | {"subject": {"C": "Korea"}}, "spec.subject.C"),
+]
