@@ -78,6 +78,7 @@ def postfix_home() -> Iterator[Path]:
     import tempfile
 
     with tempfile.TemporaryDirectory(prefix="postfix-", dir="/tmp") as home:
+        Path(home).chmod(0o755)
         yield Path(home)
 
 

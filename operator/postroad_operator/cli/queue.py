@@ -10,9 +10,10 @@ from typing import Any
 
 import aiohttp
 import click
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from postroad_operator.cli.console import wide_console
 
 RUN_FILE = "run.json"
 
@@ -133,7 +134,7 @@ def list_(
                 age(max(0.0, row["nextAttempt"] - now)) if row["state"] == "waiting" else "-",
                 escape(row["reply"]),
             )
-    Console().print(table)
+    wide_console().print(table)
 
 
 @queue.command()

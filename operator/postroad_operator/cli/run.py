@@ -11,10 +11,10 @@ import time
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.markup import escape
 
 from postroad_operator.certificates import DirectoryStore
+from postroad_operator.cli.console import wide_console
 from postroad_operator.compile import TierSettings
 from postroad_operator.resources import Secret
 from postroad_operator.run.announce import announce, run_description
@@ -70,7 +70,7 @@ def run(
 async def _run(
     directory: Path, settings: TierSettings, options: SupervisorSettings, log_path: str, metrics_port: int
 ) -> int:
-    console = Console(highlight=False)
+    console = wide_console()
     state_dir = options.state_dir
     certificates = DirectoryStore(state_dir / "certificates")
     try:

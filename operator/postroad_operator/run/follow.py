@@ -8,14 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from watchfiles import awatch
-
 from postroad_operator.certificates import CertificateStore
 from postroad_operator.compile import TierSettings
 from postroad_operator.run.build import Build, build
 from postroad_transport.config.files import compress, encode, store
 from postroad_transport.supervisor.process import ReloadRefusedError, Supervisor
-from postroad_transport.supervisor.service import BURST_MS, QUIET_MS
+from postroad_transport.supervisor.service import changes
 
 #: Longest time, in seconds, until certificates are looked at again.
 CERTIFICATE_CHECK = 3600.0
@@ -51,7 +49,7 @@ class Follower:
             group.create_task(self._follow_certificates(stop))
 
     async def _follow_files(self, stop: asyncio.Event) -> None:
-        async for _ in awatch(self.directory, stop_event=stop, step=QUIET_MS, debounce=BURST_MS):
+        async for _ in changes(self.directory, stop):
             await self._rebuild()
 
     async def _follow_certificates(self, stop: asyncio.Event) -> None:
@@ -69,7 +67,10 @@ class Follower:
         except OSError as error:
             self.report("not loaded: nothing has changed", [f"{self.directory}: {error.strerror}"])
             return
-        if problems := built.problems():
+        problems = built.problems()
+        if built.compilation.config == self.current.compilation.config and problems == self.current.problems():
+            return
+        if problems:
             self.report("not loaded: nothing has changed", problems)
             return
         if not publish(self.config_dir, built):

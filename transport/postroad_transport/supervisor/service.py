@@ -74,14 +74,27 @@ def stop_on_signals() -> asyncio.Event:
     return stop
 
 
+async def changes(directory: Path, stop: asyncio.Event) -> AsyncIterator[None]:
+    """Yield after each burst of changes in `directory`, until `stop`.
+
+    It also yields once when the watch is in place: what changed before that was seen by nobody.
+    """
+    watching = False
+    async for burst in awatch(
+        directory, stop_event=stop, step=QUIET_MS, debounce=BURST_MS, rust_timeout=BURST_MS, yield_on_timeout=True
+    ):
+        if burst or not watching:
+            watching = True
+            yield
+
+
 async def follow(supervisor: Supervisor, stop: asyncio.Event) -> None:
     """Reload whenever the configuration directory changes, until `stop`.
 
     A mounted ConfigMap changes by a symbolic link being replaced, which the watch sees as a change in the
     directory. A refused configuration is reported by the supervisor and changes nothing.
     """
-    directory = supervisor.settings.config_dir
-    async for _ in awatch(directory, stop_event=stop, step=QUIET_MS, debounce=BURST_MS):
+    async for _ in changes(supervisor.settings.config_dir, stop):
         try:
             await supervisor.reload()
         except ReloadRefusedError:
