@@ -6,15 +6,17 @@ import asyncio
 import os
 import sqlite3
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from spool_kit import HeldDisk, envelope, ids, open_store, sample
 
 from postroad_transport.message import RecipientState
-from postroad_transport.spool import group
+from postroad_transport.spool import group, room
 from postroad_transport.spool.shard import Shard
-from postroad_transport.spool.sqlite import FILE_BYTES
+from postroad_transport.spool.sqlite import FILE_BYTES, SqliteStore
 from postroad_transport.spool.store import SpoolError, SpoolFullError, Store
 from postroad_transport.telemetry.events import EventLog
 from postroad_transport.telemetry.metrics import Metrics
@@ -29,10 +31,6 @@ def path(tmp_path: Path) -> Path:
 
 def body_files(path: Path) -> list[str]:
     return sorted(file.name for file in Path(f"{path}.bodies").iterdir())
-
-
-def events_of(file: Path) -> str:
-    return file.read_text()
 
 
 @pytest.fixture
@@ -398,29 +396,53 @@ async def test_after_a_database_error_the_file_is_opened_anew(path: Path, monkey
     await store.close()
 
 
+@contextmanager
+def commit_reports(monkeypatch: pytest.MonkeyPatch, store: SqliteStore, code: int, *, times: int) -> Iterator[None]:
+    """Let COMMIT happen, or not, but report an error."""
+    left = [code] * times
+
+    class Connection(sqlite3.Connection):
+        def execute(self, statement: str, *parameters: object) -> sqlite3.Cursor:  # type: ignore[override]
+            if statement != "COMMIT" or not left:
+                return super().execute(statement, *parameters)
+            error = sqlite3.OperationalError("injected")
+            error.sqlite_errorcode = left.pop()
+            if error.sqlite_errorcode == sqlite3.SQLITE_IOERR_FSYNC:
+                super().execute(statement)
+            raise error
+
+    connect = sqlite3.connect
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite3, "connect", lambda *a, **k: connect(*a, **k, factory=Connection))
+        store._shard._disconnect()
+        yield
+
+
 async def test_a_refused_commit_that_reached_the_log_all_the_same_is_removed(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An error of COMMIT leaves it open whether the transaction is in the log."""
     store = await open_store(path)
-
-    class FailsAfterCommit(sqlite3.Connection):
-        def execute(self, statement: str, *parameters: object) -> sqlite3.Cursor:  # type: ignore[override]
-            cursor = super().execute(statement, *parameters)
-            if statement == "COMMIT":
-                raise sqlite3.OperationalError("disk I/O error")
-            return cursor
-
-    connect = sqlite3.connect
-    with monkeypatch.context() as patch:
-        patch.setattr(sqlite3, "connect", lambda *a, **k: connect(*a, **k, factory=FailsAfterCommit))
-        store._shard._disconnect()
-        with pytest.raises(SpoolError):
-            await store.commit(envelope("doubtful"), [b"x"])
+    with commit_reports(monkeypatch, store, sqlite3.SQLITE_IOERR_FSYNC, times=1), pytest.raises(SpoolError):
+        await store.commit(envelope("doubtful"), [b"x"])
     await store.commit(envelope("after"), [b"x"])
     await store.close()
     store = await open_store(path)
     assert await ids(store) == ["after"]
+    await store.close()
+
+
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE])
+async def test_a_commit_that_succeeds_at_the_second_try_stays_when_the_file_is_opened_anew(
+    path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    store = await open_store(path)
+    monkeypatch.setattr(room, "_can_write", lambda _: False)  # a quota
+    with commit_reports(monkeypatch, store, code, times=1):
+        await store.commit(envelope("m"), [b"x"])
+    store._shard._disconnect()
+    await store.commit(envelope("after"), [b"x"])
+    assert await ids(store) == ["m", "after"]
     await store.close()
 
 

@@ -78,8 +78,8 @@ class Shard:
         self._min_free_bytes = min_free_bytes
         self._lock_timeout = lock_timeout
         self._connection: sqlite3.Connection | None = None
-        self._doubtful: list[int] = []
-        """Messages whose COMMIT failed: they were refused, but may stand in the log all the same."""
+        self._doubtful: set[int] = set()
+        """Messages whose last COMMIT failed: they were refused, but may stand in the log all the same."""
 
     def open(self) -> Sequence[tuple[str, int, bool]]:
         """Open or create the file; return id, sequence number and whether it has a body file, of each message.
@@ -156,7 +156,7 @@ class Shard:
             if settle.in_file and settle not in failures:
                 with contextlib.suppress(OSError):  # the next start sweeps it
                     self.bodies.remove(settle.seq)
-        if batch.settles and not batch.commits:
+        if batch.settles and not batch.commits and not failures:
             self._shrink()
         return failures
 
@@ -210,7 +210,7 @@ class Shard:
             ):
                 connection.execute(f"PRAGMA {pragma}")
             _migrate(connection)
-            for seqs in _slices(self._doubtful):
+            for seqs in _slices(sorted(self._doubtful)):
                 connection.execute(_delete("message", len(seqs)), seqs)
                 connection.execute(_delete("content", len(seqs)), seqs)
             self._doubtful.clear()
@@ -257,7 +257,10 @@ class Shard:
                     self._check_commit_room(part.commits[0].size)
                 self._transact(part)
             except (SpoolError, sqlite3.Error, OSError) as error:
-                failures |= dict.fromkeys(part.operations(), self._classify(error))
+                failure = self._classify(error)
+                failures |= dict.fromkeys(part.operations(), failure)
+                if not isinstance(failure, SpoolFullError):
+                    self._disconnect()
         return failures
 
     def _transact(self, batch: Batch) -> None:
@@ -286,9 +289,12 @@ class Shard:
                 execute(_delete("content", len(settles)), [settle.seq for settle in settles])
             try:
                 execute("COMMIT")
-            except sqlite3.Error:
-                self._doubtful += [commit.seq for commit in batch.commits]
+            except sqlite3.Error as error:
+                if sqlite_code(error) & 0xFF != sqlite3.SQLITE_FULL:  # which cuts the transaction short of its end
+                    self._doubtful.update(commit.seq for commit in batch.commits)
                 raise
+            if self._doubtful:
+                self._doubtful.difference_update(commit.seq for commit in batch.commits)
         except BaseException:
             with contextlib.suppress(sqlite3.Error):
                 if connection.in_transaction:
@@ -296,8 +302,8 @@ class Shard:
             raise
 
     def _shrink(self) -> None:
-        connection = self._connect()
         with contextlib.suppress(sqlite3.Error):
+            connection = self._connect()
             (free_pages,) = connection.execute("PRAGMA freelist_count").fetchone()
             if free_pages * _PAGE_BYTES < _SHRINK_BYTES:
                 return

@@ -4,7 +4,8 @@ Small contents lie in the database, large ones in files beside it. Ids are looke
 no index that random ids would scatter over.
 
 A damaged file found at the start is renamed, never deleted: the tier starts with an empty one, an event says where
-the old one is, and ``sqlite3 FILE .recover`` reads what can be read.
+the old one is, and ``sqlite3 FILE .recover`` reads what can be read. One that turns out damaged while in use refuses
+mail until the next start.
 """
 
 from __future__ import annotations
