@@ -83,7 +83,7 @@ class MaildirHop(Hop):
         Writers at once. Their syncs are grouped by the file system's journal.
     """
 
-    def __init__(self, path: str, state_directory: Path, *, host: str = "", threads: int = 8) -> None:
+    def __init__(self, path: str, state_directory: Path, *, host: str = "", threads: int = 16) -> None:
         self._root = state_directory
         self._template = path
         self._host = host or socket.gethostname()
