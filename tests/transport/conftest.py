@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
 from postroad_transport.config import (
     AcceptedDomain,
@@ -28,6 +29,13 @@ from postroad_transport.smtp.listener import Listeners
 from postroad_transport.smtp.serving import Serving, prepare
 from postroad_transport.telemetry.events import EventLog
 from postroad_transport.telemetry.metrics import Metrics
+
+
+def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Any]:
+    """Run what is about TLS on both event loops: they do it differently."""
+    if item.path.name == "test_smtp_tls_auth.py":
+        return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+    return {"asyncio": asyncio.new_event_loop}
 
 
 class MemoryStore:

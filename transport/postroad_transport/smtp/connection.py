@@ -153,12 +153,11 @@ class Connection:
 
     async def _receive(self, sink: Sink) -> None:
         """Read into `sink` until it has enough. Raises Disconnected when the input ends before."""
-        if len(self._input):
-            rest = sink.feed(self._input.take())
-            if rest is not None:
-                if rest:
-                    self._input.feed(rest)
-                return
+        rest = sink.feed(self._input.take())
+        if rest is not None:
+            if rest:
+                self._input.feed(rest)
+            return
         self._sink = sink
         try:
             while self._sink is not None:
