@@ -103,19 +103,19 @@ def _state(verdict: Verdict) -> str:
 def _errors(verdicts: list[Verdict], manifests: Manifests) -> Iterator[str]:
     error = click.style("error", fg="red", bold=True)
     for fault in manifests.faults:
-        place = f"{fault.origin.file}:{fault.line}"
-        yield f"{place}: {error}: document {fault.origin.document}: {fault.source}: {fault.problem}"
+        origin = fault.origin
+        yield f"{origin.file}:{fault.line}: {error}: document {origin.document}: {fault.source}: {fault.problem}"
     for verdict in verdicts:
         # What is invalid has been said above, field by field and line by line.
         if not verdict.accepted and verdict.reason is not Reason.INVALID:
-            yield f"{_where(verdict, manifests)}{error}: {verdict.source}: {verdict.message}"
+            yield _line(verdict, manifests, error, verdict.message)
 
 
 def _warnings(verdicts: list[Verdict], manifests: Manifests) -> Iterator[str]:
     warning = click.style("warning", fg="yellow", bold=True)
     for verdict in verdicts:
         for text in verdict.warnings:
-            yield f"{_where(verdict, manifests)}{warning}: {verdict.source}: {text}"
+            yield _line(verdict, manifests, warning, text)
 
 
 def _notes(manifests: Manifests) -> Iterator[str]:
@@ -124,9 +124,10 @@ def _notes(manifests: Manifests) -> Iterator[str]:
         yield f"{place}: note: {text}" if place else note
 
 
-def _where(verdict: Verdict, manifests: Manifests) -> str:
+def _line(verdict: Verdict, manifests: Manifests, word: str, text: str) -> str:
     origin = manifests.origins.get(verdict.source)
-    return f"{origin}: document {origin.document}: " if origin else ""
+    place, document = (f"{origin}: ", f"document {origin.document}: ") if origin else ("", "")
+    return f"{place}{word}: {document}{verdict.source}: {text}"
 
 
 def _summary(verdicts: list[Verdict], manifests: Manifests) -> str:
