@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from delivery_fakes import BUSY, DEAD, DELIVERED, START, Tier, turns
+from delivery_fakes import BUSY, DEAD, DELIVERED, START, Table, Tier, turns
 
 from postroad_transport.config import RetryPolicy
 from postroad_transport.spool.store import SpoolError
@@ -220,3 +220,20 @@ async def test_a_destination_can_be_emptied():
     kept = await waiting(tier, "bob@two.test")
     assert await tier.admin.delete(destination="fake:one.test") == 30
     assert list(tier.store.envelopes) == [kept]
+
+
+async def test_delete_with_notice_gets_everything_although_a_reload_moves_it_meanwhile():
+    tier = Tier()
+    message_id = await waiting(tier, "bob@there.test")
+    commit = tier.store.commit
+
+    async def slow(envelope, content):
+        tier.queue.reload(Table({"there.test": "fake:elsewhere"}), tier.hop_for)
+        await turns()
+        await commit(envelope, content)
+
+    tier.store.commit = slow
+    await tier.admin.delete(message_id=message_id, notice=True)
+    await turns()
+    assert not tier.store.envelopes
+    assert not tier.hop("elsewhere").attempts

@@ -302,6 +302,16 @@ async def test_reload_moves_waiting_mail_to_its_new_route_at_once():
     assert not tier.store.envelopes
 
 
+async def test_notices_come_from_the_names_of_the_configuration_served_now():
+    tier = Tier()
+    tier.hop("there.test").default = REFUSED
+    tier.queue.reload(Table(), tier.hop_for, hostname="new.test", postmaster="boss@new.test")
+    await tier.send("bob@there.test")
+    content = tier.hop("here.test").attempts[0][2]
+    assert b"<boss@new.test>" in content
+    assert b"Reporting-MTA: dns; new.test" in content
+
+
 async def test_what_is_under_way_during_a_reload_ends_as_it_began_and_is_retried_by_the_new_route():
     tier = Tier()
     hop = tier.hop("there.test")

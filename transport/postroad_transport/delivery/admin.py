@@ -198,13 +198,15 @@ class QueueAdmin:
                 for entry in idle:
                     self._scheduler.release(entry, now, deadline=entry.deadline)
                 raise
-        self._events.emit(
-            "FAIL", id=envelope.id, recipients=[recipient.address for recipient in doomed], reply=DELETED
-        )
+        if doomed:
+            addresses = [recipient.address for recipient in doomed]
+            self._events.emit("FAIL", id=envelope.id, recipients=addresses, reply=DELETED)
         message.deleted = True
-        for entry in idle:
-            self._scheduler.done(entry, now)
-            message.entries.remove(entry)
+        # Looked at again: while the notice was committed, a reload may have moved the entries.
+        for entry in tuple(message.entries):
+            if entry.state is not EntryState.RUNNING:
+                self._scheduler.done(entry, now)
+                message.entries.remove(entry)
         await self._ledger.save(message)
 
     def _choose(self, message_id: str, destination: str, everything: bool) -> Sequence[QueuedMessage]:

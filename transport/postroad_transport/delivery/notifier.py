@@ -51,9 +51,13 @@ class Notifier:
         self._enqueue = enqueue
         self._metrics = metrics
         self._events = events
+        self._new_id = new_id
+        self.identify(hostname, postmaster)
+
+    def identify(self, hostname: str, postmaster: str) -> None:
+        """Speak in these names from now on; see the parameters of the class."""
         self._hostname = hostname
         self._postmaster = postmaster or f"postmaster@{hostname}"
-        self._new_id = new_id
 
     async def tell(
         self,

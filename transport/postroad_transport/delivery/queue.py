@@ -108,7 +108,7 @@ class DeliveryQueue:
         self._ledger = Ledger(
             store, self._scheduler, self._routes, ContentCache(store, cache_bytes), self._tracking, clock
         )
-        notifier = Notifier(
+        self._notifier = Notifier(
             store,
             self.enqueue,
             metrics=metrics,
@@ -119,7 +119,7 @@ class DeliveryQueue:
         )
         self._hop_factory = hop_factory
         self._hops = HopCache(self._make_hop)
-        self._attempts = Attempts(self._ledger, self._hops, notifier, uniform)
+        self._attempts = Attempts(self._ledger, self._hops, self._notifier, uniform)
         self._runners = RunnerPool(self._take, self._work, capacity + _OVERDUE_RUNNERS)
         self._overdue: deque[Entry] = deque()
         self._call_later: CallLater = call_later or asyncio.get_running_loop().call_later
@@ -127,7 +127,7 @@ class DeliveryQueue:
         self._timer_at = 0.0
         self._maintenance_at = clock() + MAINTENANCE
         self._draining = False
-        self.admin = QueueAdmin(self._ledger, notifier, events, self.dispatch)
+        self.admin = QueueAdmin(self._ledger, self._notifier, events, self.dispatch)
 
     def __len__(self) -> int:
         """Return how many messages are queued."""
@@ -157,8 +157,15 @@ class DeliveryQueue:
         self._runners.dispatch()
         self._arm()
 
-    def reload(self, routing: RoutingTable, hop_factory: HopFactory) -> None:
-        """Serve other routes from now on, for what is queued as well; deliveries under way end as they began."""
+    def reload(
+        self, routing: RoutingTable, hop_factory: HopFactory, *, hostname: str = "", postmaster: str = ""
+    ) -> None:
+        """Serve other routes from now on, for what is queued as well; deliveries under way end as they began.
+
+        An empty `hostname` leaves both names that notices come from as they are.
+        """
+        if hostname:
+            self._notifier.identify(hostname, postmaster)
         self._hop_factory = hop_factory
         self._routes.replace(routing)
         self._hops.replace(self._make_hop)
