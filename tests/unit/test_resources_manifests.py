@@ -94,7 +94,7 @@ def test_the_items_of_a_list_are_read() -> None:
 
 def test_unrelated_documents_are_noted_and_empty_ones_passed_over() -> None:
     manifests = text("---\n---\n# nothing\n---\napiVersion: apps/v1\nkind: Deployment\n")
-    assert manifests.notes == ["f.yaml:5: Deployment (apps/v1) is not ours: ignored"]
+    assert manifests.notes == ["f.yaml:5: Deployment (apps/v1) is not ours, ignored"]
     assert manifests.objects == []
     assert manifests.faults == []
 

@@ -193,11 +193,18 @@ def _prove_no_open_relay(
         if spec.allow_open_relay:
             warnings.append("spec.allowOpenRelay: not needed: this connector does not relay for anyone: remove it")
         return
-    causes = "; ".join(dict.fromkeys(finding.message for finding in findings))
+    ranges: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for finding in findings:
+        ranges.setdefault((finding.principal, finding.origins), []).append(finding.range)
+    causes = "; ".join(
+        f"{principal} from {' and '.join(found)}, which is wider than the tier's own networks, may relay anywhere:"
+        f" {', '.join(origins)}"
+        for (principal, origins), found in ranges.items()
+    )
     if not spec.allow_open_relay:
         raise RefusedError(
             Reason.OPEN_RELAY,
-            f"{part.source} would be an open relay: {causes}: narrow spec.remoteIPRanges, remove the grant, or set"
+            f"{part.source} would be an open relay: {causes}. Narrow spec.remoteIPRanges, remove a grant, or set"
             " spec.allowOpenRelay if that is what you want",
         )
     warnings.append(f"spec.allowOpenRelay: this connector is an open relay: {causes}")

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from postroad_operator.resources.base import Model
+from postroad_operator.resources.rules import Checked, Rule
 from postroad_transport.config import Permission, Principal
 
 Effect = Literal["Allow", "Deny"]
+_PRINCIPAL = rf"^({'|'.join(principal.value for principal in Principal)}|user:[^\s:]+)$"
 PrincipalName = Annotated[
-    str, Field(max_length=256, pattern=rf"^({'|'.join(principal.value for principal in Principal)}|user:[^\s:]+)$")
+    str,
+    Field(max_length=256),
+    Checked(
+        (
+            Rule(
+                f"write one of {', '.join(principal.value for principal in Principal)}, or user:NAME",
+                holds=lambda v: re.search(_PRINCIPAL, v) is not None,
+            ),
+        ),
+        (("pattern", _PRINCIPAL),),
+    ),
 ]
 
 SendPermission = Literal[

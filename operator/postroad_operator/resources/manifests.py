@@ -140,7 +140,7 @@ def read_text(text: str, file: str, manifests: Manifests) -> None:
 def _add(manifests: Manifests, origin: Origin, node: yaml.Node | None, value: object) -> None:
     parsed = parse(value)
     if isinstance(parsed, Ignored):
-        manifests.notes.append(f"{origin}: {parsed.description} is not ours: ignored")
+        manifests.notes.append(f"{origin}: {parsed.description} is not ours, ignored")
         return
     first = manifests.origins.get(parsed.source)
     if first is not None and not parsed.source.endswith("?"):

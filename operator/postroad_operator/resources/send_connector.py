@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+import re
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from postroad_operator.resources.base import LocalReference, Model, Resource, Status
 from postroad_operator.resources.grants import SendGrant
 from postroad_operator.resources.receive_connector import Usage
-from postroad_operator.resources.rules import Rule
+from postroad_operator.resources.rules import Checked, Rule
 from postroad_operator.resources.scalars import (
     Count,
     DomainName,
@@ -30,6 +31,22 @@ SmartHostAuth = Literal["None", "BasicAuth", "BasicAuthRequireTLS", "ExchangeSer
 BASIC = frozenset({"BasicAuth", "BasicAuthRequireTLS"})
 _ROUTES = ("dns", "smart_hosts", "lmtp", "drop")
 _CEL_BASIC = "self.smartHostAuthMechanism in ['BasicAuth', 'BasicAuthRequireTLS']"
+
+
+_RATE = r"^(0|[1-9][0-9]{0,8}/[smh])$"
+Rate = Annotated[
+    str,
+    Field(max_length=16),
+    Checked(
+        (
+            Rule(
+                "write a rate such as 10/s, 100/m or 5000/h; 0 for no limit",
+                holds=lambda v: re.search(_RATE, v) is not None,
+            ),
+        ),
+        (("pattern", _RATE),),
+    ),
+]
 
 
 class AddressSpace(Model):
@@ -81,7 +98,7 @@ class Limits(Model):
     """Simultaneous connections to one destination, for each worker process."""
     messages_per_connection: Count = 0
     """Messages in one session."""
-    rate: str = Field(default="0", max_length=16, pattern=r"^(0|[1-9][0-9]{0,8}/[smh])$")
+    rate: Rate = "0"
     """Messages over time to one destination, as 10/s, 100/m or 5000/h."""
     connect_timeout: Duration = "30s"
     """To connect and be greeted."""
