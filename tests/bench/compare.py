@@ -142,6 +142,7 @@ def main() -> None:
     options.systems = [system.strip() for system in options.systems.split(",")]
     works = [name.strip() for name in options.work.split(",")]
 
+    load_before = os.getloadavg()[0]
     results: dict[str, dict[str, list[Run]]] = {}
     directory = Path(tempfile.mkdtemp(prefix="postroad-bench-", dir=options.directory))
     directory.chmod(0o755)
@@ -173,7 +174,8 @@ def main() -> None:
     finally:
         sink.stop()
         shutil.rmtree(directory, ignore_errors=True)
-    print(f"\n{os.cpu_count()} CPUs, {options.runs} runs\n")
+    busy = f"load average before the first run {load_before:.1f}"
+    print(f"\n{os.cpu_count()} CPUs, {options.runs} runs, {busy}\n")
     print("\n".join(report(results)))
     if options.json:
         encoded = {
