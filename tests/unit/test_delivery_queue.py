@@ -534,3 +534,94 @@ async def test_a_success_notice_that_cannot_be_stored_does_not_deliver_twice():
     await tier.clock.advance(10_000)
     assert len(tier.hop("there.test").attempts) == 1
     assert not tier.store.envelopes
+
+
+async def test_content_read_back_at_the_same_time_is_bounded():
+    tier = Tier(cache_bytes=0)
+    most = 0
+    reading = asyncio.Event()
+    read = tier.store.content
+    loaded = tier.queue._ledger.contents
+
+    async def content(message_id):
+        nonlocal most
+        most = max(most, loaded._loaded_bytes)
+        await reading.wait()
+        return await read(message_id)
+
+    tier.store.content = content
+    loaded._limit = 50
+    for _ in range(7):
+        await tier.accept("bob@there.test", size=22)
+    await tier.accept("bob@there.test", size=1000)
+    await turns()
+    reading.set()
+    await turns(100)
+    assert most == 1000
+    assert loaded._loaded_bytes == 0
+    assert len(tier.hop("there.test").attempts) == 8
+
+
+async def test_connectors_that_lead_to_one_host_by_different_terms_have_their_own_queues():
+    tier = Tier()
+    plain = make_route("fake:hub")
+    other = make_route("fake:hub", policy=RetryPolicy(schedule=(7,)))
+    tier.table.route = lambda domain: other if domain == "b.test" else plain
+    tier.hop("hub").default = tier.hop("hub#out").default = BUSY
+    await tier.send("x@a.test", "y@b.test", "z@c.test")
+    assert [a for _, a, _ in tier.hop("hub").attempts] == [["x@a.test", "z@c.test"]]
+    assert [a for _, a, _ in tier.hop("hub#out").attempts] == [["y@b.test"]]
+
+
+async def test_a_reload_that_changes_how_a_dead_destination_is_reached_tries_at_once():
+    tier = Tier()
+    tier.hop("dead.test").default = DEAD
+    for _ in range(3):
+        await tier.accept("bob@dead.test")
+    await turns()
+    await tier.clock.advance(100)
+    tier.hop("dead.test").default = DELIVERED
+    tier.queue.reload(Table(limits=SendLimits(connections=3)), tier.hop_for)
+    await turns(30)
+    assert not tier.store.envelopes
+
+
+async def test_a_reload_that_changes_nothing_leaves_a_dead_destination_alone():
+    tier = Tier()
+    tier.hop("dead.test").default = DEAD
+    await tier.send("bob@dead.test")
+    before = len(tier.hop("dead.test").attempts)
+    tier.queue.reload(Table(), tier.hop_for)
+    await turns()
+    assert len(tier.hop("dead.test").attempts) == before
+
+
+@pytest.mark.parametrize("after", [300, 5000])
+async def test_a_delay_or_expiry_that_cannot_be_told_is_told_later(after):
+    tier = Tier(policy=RetryPolicy(schedule=(200, 4000), expiration=4000, delay_notification=100))
+    tier.hop("there.test").default = DEAD
+    await tier.send("bob@there.test", sender="ann@here.test")
+    tier.store.broken.add("commit")
+    await tier.clock.advance(after)
+    assert not tier.hop("here.test").attempts
+    tier.store.broken.clear()
+    await tier.clock.advance(10_000)
+    contents = [c for _, _, c in tier.hop("here.test").attempts]
+    assert any(b"Action: failed" in c for c in contents)
+    assert any(b"Action: delayed" in c for c in contents) is (after == 300)
+    assert not tier.store.envelopes
+
+
+async def test_recovery_of_many_messages_lets_others_work_in_between():
+    tier = Tier()
+    await tier.queue.drain(0)
+    for _ in range(1200):
+        await tier.accept("bob@there.test")
+    again = Tier(tier.store, clock=tier.clock)
+    recovery = asyncio.create_task(again.queue.recover())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not recovery.done()
+    assert await recovery == 1200
+    await turns(600)
+    assert not tier.store.envelopes
