@@ -53,6 +53,7 @@ def postfix(directory: Path, settings: dict[str, str], *, port: int | None = Non
         "qmgr unix n - n 300 1 qmgr",
         "tlsmgr unix - - n 1000? 1 tlsmgr",
         "rewrite unix - - n - - trivial-rewrite",
+        "proxymap unix - - n - - proxymap",
         "bounce unix - - n - 0 bounce",
         "defer unix - - n - 0 bounce",
         "trace unix - - n - 0 bounce",
@@ -109,7 +110,10 @@ def test_postfix_relays_through_us_with_starttls_and_auth(
         (stored,) = wait_for(tier.mailbox, timeout=30, what=f"Postfix's message ({log.read_text()})")
     assert b"Subject: from postfix" in stored
     assert b"ESMTPSA" in stored
-    assert b"(Postfix" in stored
+    # The header firewall: users hold no Accept-Headers-Routing (spec.md 1.3).
+    assert b"(Postfix" not in stored
+    assert stored.count(b"Received:") == 1
+    assert stored.endswith(b"\n\nhello\n")
 
 
 def test_postfix_takes_our_mail_as_a_smart_host_over_starttls(
