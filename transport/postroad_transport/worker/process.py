@@ -163,7 +163,7 @@ class Worker:
             self._metrics.reloads.labels("refused").inc()
             self._metrics.reload_success.set(0)
             return str(error)
-        self._queue.reload(routing, factory)
+        self._queue.reload(routing, factory, hostname=config.hostname, postmaster=config.postmaster)
         self._hash = digest
         self._metrics.reloads.labels("ok").inc()
         self._metrics.reload_success.set(1)
