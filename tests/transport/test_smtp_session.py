@@ -437,7 +437,7 @@ async def test_progressing_data_outlives_idle_and_total_time_and_is_then_told_42
         await asyncio.sleep(0.03)
     await line.send(b".\r\n")
     assert (await line.reply())[:3] == "250"
-    assert await line.reply() == "421 4.3.2 Service shutting down"
+    assert await line.reply() == "421 4.4.2 Timed out waiting for the client"
 
 
 async def test_dripping_data_is_cut(make_tier):

@@ -13,7 +13,7 @@ class ChunkReader:
     def __init__(self, octets: int, body: bytearray | None) -> None:
         self._left = octets
         self._body = body
-        self.fault: Fault | None = None
+        self.fault = Fault.TOO_MUCH if body is None else None
 
     def feed(self, data: bytes) -> bytes | None:
         """Take `data`. Return None when more is needed, else what follows the chunk."""

@@ -215,8 +215,7 @@ class Commands(Connection, upstream.SMTP):
         if address is None:
             await self.push("553 5.1.3 Error: malformed address")
             return None
-        null_sender = keyword == "FROM:" and path.startswith("<>")
-        if (not address and not null_sender) or (rest and not self.session.extended_smtp):
+        if not address or (rest and not self.session.extended_smtp):
             await self.push(syntax_error)
             return None
         options = (rest or "").split()

@@ -38,6 +38,7 @@ class Connection:
     tls_handshake_timeout: float = 30.0
     timeout_reply: bytes = b""
     """Sent before a connection is closed for its timer."""
+    shutdown_reply: bytes = b"421 4.3.2 Service shutting down\r\n"
 
     loop: asyncio.AbstractEventLoop
     transport: Any
@@ -180,6 +181,7 @@ class Connection:
             # The whole session's time is up in the middle of a message: let it finish, then stop.
             timer.limit = inf
             self._stopping = True
+            self.shutdown_reply = self.timeout_reply or self.shutdown_reply
             timer.start(max(0.0, timer.deadline - self.loop.time()))
         elif waits_for_client:
             self._timed_out()

@@ -45,7 +45,6 @@ class SMTP(Commands):
 
     line_too_long_reply = b"500 Command line too long\r\n"
     bare_line_end_reply = b"500 5.5.2 Error: bare <CR> or <LF> received\r\n"
-    shutdown_reply = b"421 4.3.2 Service shutting down\r\n"
     input_line_limit = 12_288
     """Bytes of any line, AUTH's responses included (RFC 4954 section 4)."""
     refuse_bare_line_ends = False
