@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,11 @@ from postroad_transport.config.files import ConfigError, read_secret
 from postroad_transport.policy.certificate import select
 
 _LOGIN = {AuthMechanism.BASIC_AUTH, AuthMechanism.BASIC_AUTH_REQUIRE_TLS}
+
+
+def _program() -> str:
+    """Return how this command is called from here: by name where the PATH has it."""
+    return "postroad" if shutil.which("postroad") else sys.argv[0]
 
 
 def listeners(config: TierConfig, addresses: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -37,10 +44,10 @@ def run_description(
         "pid": os.getpid(),
         "hostname": config.hostname,
         "listeners": listeners(config, addresses),
-        "ca": str(ca),
+        "ca": str(ca.resolve()),
         "metrics": metrics,
-        "control": str(control),
-        "events": events,
+        "control": str(control.resolve()),
+        "events": events if events == "-" else str(Path(events).resolve()),
     }
 
 
@@ -126,7 +133,7 @@ def _try_it(config: TierConfig, address: str, ca: Path, accounts: list[str], pas
     if TlsMode.IMPLICIT in ports:
         port = ports[TlsMode.IMPLICIT]
         commands.append(
-            f"printf 'Subject: hello\\n\\nhello\\n' | curl -sS --url smtps://{connector.fqdn}:{port}"
+            f"printf 'Subject: hello\\r\\n\\r\\nhello\\r\\n' | curl -sS --url smtps://{connector.fqdn}:{port}"
             f" --connect-to ::{address}:{port} --cacert {ca} --user {shlex.quote(f'{user}:{password}')}"
             f" --mail-from {sender} --mail-rcpt {sender} -T -"
         )
@@ -164,7 +171,7 @@ def announce(
         Text(f"CA        {ca}"),
         Text(f"Metrics   http://{metrics}/metrics (also /healthz, /readyz, /configz)"),
         Text(f"Events    {state_dir / 'events.jsonl'}"),
-        Text(f"Queue     postroad queue --state-dir {state_dir} list"),
+        Text(f"Queue     {_program()} queue --state-dir {state_dir} list"),
         Text(),
     ]
     if commands := _try_it(config, addresses[0], ca, accounts, password_hint):
