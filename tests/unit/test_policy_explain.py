@@ -104,6 +104,7 @@ def test_a_message_that_passes_shows_each_rule_and_the_field_behind_it() -> None
     [
         ({"mail_from": "alice@example.com"}, [("MAIL", "451 5.7.3 Must issue a STARTTLS command first")]),
         ({"tls": True}, [("MAIL", "530 5.7.1 Client was not authenticated")]),
+        ({"tls": True, "port": 25}, [("STARTTLS", "502 5.5.1 STARTTLS is not offered")]),
         ({"port": 465}, [("MAIL", "530 5.7.1 Client was not authenticated")]),
         (
             {"account": "alice"},
@@ -211,7 +212,10 @@ def test_explain_agrees_with_the_rules_asked_one_by_one(
     grants: list[Grant], require_tls: bool, tls: bool, account: str, mail_from: str, to: str
 ) -> None:
     config = msgspec.structs.replace(
-        INTERNET, grants=tuple(grants), require_tls=require_tls, auth_mechanisms=(AuthMechanism.BASIC_AUTH,)
+        INTERNET,
+        grants=tuple(grants),
+        require_tls=require_tls,
+        auth_mechanisms=(AuthMechanism.TLS, AuthMechanism.BASIC_AUTH),
     )
     policy = tier(config)
     connector = policy.connectors.connectors[0]

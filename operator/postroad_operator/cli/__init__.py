@@ -9,6 +9,7 @@ import click
 #: Subcommand to (module, attribute, what the overview says).
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "crds": ("postroad_operator.cli.crds", "crds", "Print the CustomResourceDefinitions, or write them to files."),
+    "explain": ("postroad_operator.cli.explain", "explain", "Say what would happen to a message, and why."),
     "lint": ("postroad_operator.cli.lint", "lint", "Check manifests and say what is wrong with them."),
     "queue": ("postroad_operator.cli.queue", "queue", "List and change the messages queued in a running tier."),
     "render": ("postroad_operator.cli.render", "render", "Print what the cluster would get for manifests."),

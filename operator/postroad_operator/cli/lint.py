@@ -19,14 +19,24 @@ from postroad_operator.resources import Manifests
 @tier_options
 @click.option("--strict", is_flag=True, help="Fail on warnings as well.")
 @click.option("--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def lint(path: Path, strict: bool, output: str, role: str, hostname: str, networks: tuple[str, ...]) -> None:
+def lint(
+    path: Path,
+    strict: bool,
+    output: str,
+    role: str,
+    hostname: str,
+    networks: tuple[str, ...],
+    client_addresses_hidden: bool,
+) -> None:
     """Check the manifests in PATH (a file or a directory) as the cluster would.
 
     Exit code 0: all is accepted. 1: something is refused or invalid (with --strict also: there are warnings).
     2: the command cannot be carried out.
     """
     manifests = read_manifests(path)
-    compilations = compile_all(manifests, settings(role, hostname, networks))
+    compilations = compile_all(
+        manifests, settings(role, hostname, networks, client_addresses_hidden=client_addresses_hidden)
+    )
     seen: dict[tuple[str, str], Verdict] = {}
     for compilation in compilations:
         for verdict in compilation.verdicts:

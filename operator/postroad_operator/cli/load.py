@@ -19,6 +19,13 @@ REFUSED = 1
 UNUSABLE = 2
 
 
+client_addresses_option = click.option(
+    "--client-addresses-hidden",
+    is_flag=True,
+    help="The tier sees a load balancer's addresses, not its clients': no range may grant relay.",
+)
+
+
 def tier_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that describe the tier; the command gets ``settings``."""
     for option in reversed(
@@ -44,15 +51,18 @@ def tier_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 callback=_networks,
                 help="The tier's own network (CIDR), for the open relay proof. Repeatable.  [default: private ones]",
             ),
+            client_addresses_option,
         )
     ):
         command = option(command)
     return command
 
 
-def settings(role: str, hostname: str, networks: tuple[str, ...]) -> TierSettings:
+def settings(
+    role: str, hostname: str, networks: tuple[str, ...], *, client_addresses_hidden: bool = False
+) -> TierSettings:
     """Return the settings that the options describe."""
-    given = TierSettings(role=Role(role), hostname=hostname)
+    given = TierSettings(role=Role(role), hostname=hostname, client_addresses_visible=not client_addresses_hidden)
     return replace(given, networks=networks) if networks else given
 
 

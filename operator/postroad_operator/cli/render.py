@@ -45,6 +45,7 @@ def render(
     role: str,
     hostname: str,
     networks: tuple[str, ...],
+    client_addresses_hidden: bool,
 ) -> None:
     """Print what the cluster would get for the manifests in PATH.
 
@@ -56,7 +57,8 @@ def render(
     manifests = read_manifests(path)
     documents: list[dict[str, Any]] = []
     left_out = [str(fault) for fault in manifests.faults]
-    for compilation in compile_all(manifests, settings(role, hostname, networks)):
+    tier = settings(role, hostname, networks, client_addresses_hidden=client_addresses_hidden)
+    for compilation in compile_all(manifests, tier):
         documents += (_config_map(compilation.config, decoded), _secret(compilation, show_secrets))
         left_out += [
             f"{verdict.source}: {verdict.message}"

@@ -15,6 +15,7 @@ from rich.markup import escape
 
 from postroad_operator.certificates import DirectoryStore
 from postroad_operator.cli.console import wide_console
+from postroad_operator.cli.load import client_addresses_option
 from postroad_operator.compile import TierSettings
 from postroad_operator.resources import Secret
 from postroad_operator.run.announce import announce, run_description
@@ -47,15 +48,18 @@ def _example_password(built: Build) -> str:
               help="Local address to listen on; may be given more than once.")  # fmt: skip
 @click.option("--hostname", default=socket.getfqdn, help="The server's own name. [default: this machine's]")
 @click.option("--role", type=click.Choice([role.value for role in Role]), default="hub", show_default=True)
+@client_addresses_option
 @click.option("--metrics-port", default=9925, show_default=True, help="Port of /metrics and the probes; 0: any.")
 @click.option("--events", default="", help="Event log file, - for standard output. [default: STATE/events.jsonl]")
 def run(
     directory: Path, state_dir: Path, workers: int, addresses: tuple[str, ...], hostname: str, role: str,
-    metrics_port: int, events: str,
+    client_addresses_hidden: bool, metrics_port: int, events: str,
 ) -> None:  # fmt: skip
     """Serve the manifests of DIRECTORY on this machine, and follow their changes."""
     state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    settings = TierSettings(role=Role(role), hostname=hostname.lower())
+    settings = TierSettings(
+        role=Role(role), hostname=hostname.lower(), client_addresses_visible=not client_addresses_hidden
+    )
     options = SupervisorSettings(
         config_dir=state_dir / "config",
         state_dir=state_dir,

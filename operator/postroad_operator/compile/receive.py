@@ -188,7 +188,9 @@ def _surprises(part: config.ReceiveConnector) -> list[str]:
 def _prove_no_open_relay(
     part: config.ReceiveConnector, spec: ReceiveConnectorSpec, settings: TierSettings, warnings: list[str]
 ) -> None:
-    findings = open_relay_grants(part, settings.networks)
+    # A PROXY header names the client behind a load balancer.
+    visible = settings.client_addresses_visible or all(binding.proxy_protocol for binding in part.bindings)
+    findings = open_relay_grants(part, settings.networks, client_addresses_visible=visible)
     if not findings:
         if spec.allow_open_relay:
             warnings.append("spec.allowOpenRelay: not needed: this connector does not relay for anyone: remove it")
@@ -196,15 +198,24 @@ def _prove_no_open_relay(
     ranges: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for finding in findings:
         ranges.setdefault((finding.principal, finding.origins), []).append(finding.range)
+    why = (
+        "which is wider than the tier's own networks,"
+        if visible
+        else "which keeps nobody out because the tier does not see its clients' addresses,"
+    )
     causes = "; ".join(
-        f"{principal} from {' and '.join(found)}, which is wider than the tier's own networks, may relay anywhere:"
-        f" {', '.join(origins)}"
+        f"{principal} from {' and '.join(found)}, {why} may relay anywhere: {', '.join(origins)}"
         for (principal, origins), found in ranges.items()
     )
     if not spec.allow_open_relay:
+        remedy = (
+            "Narrow spec.remoteIPRanges"
+            if visible
+            else "Let the load balancer name its clients (spec.bindings[].proxyProtocol)"
+        )
         raise RefusedError(
-            Reason.OPEN_RELAY,
-            f"{part.source} would be an open relay: {causes}. Narrow spec.remoteIPRanges, remove a grant, or set"
+            Reason.OPEN_RELAY if visible else Reason.CLIENT_ADDRESSES_HIDDEN,
+            f"{part.source} would be an open relay: {causes}. {remedy}, remove a grant, or set"
             " spec.allowOpenRelay if that is what you want",
         )
     warnings.append(f"spec.allowOpenRelay: this connector is an open relay: {causes}")

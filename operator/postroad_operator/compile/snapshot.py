@@ -16,6 +16,8 @@ class TierSettings:
 
     ``namespace`` is the tier's own: connectors of other namespaces carry theirs in their name. ``networks`` are
     the tier's own networks as CIDRs: relay granted to all of them is not an open relay.
+    ``client_addresses_visible`` is false where every session seems to come from a load balancer or a node: then no
+    range keeps anybody out, and relay that only a range narrows is open relay.
     """
 
     tier: str = "default"
@@ -23,6 +25,7 @@ class TierSettings:
     hostname: str = "localhost"
     namespace: str = "default"
     networks: tuple[str, ...] = OWN_RANGES
+    client_addresses_visible: bool = True
     trust_bundle: str = ""
     postmaster: str = ""
 

@@ -22,6 +22,7 @@ class Reason(StrEnum):
     REF_NOT_FOUND = "RefNotFound"
     INVALID_REF = "InvalidRef"
     OPEN_RELAY = "OpenRelay"
+    CLIENT_ADDRESSES_HIDDEN = "ClientAddressesHidden"
     NO_ROUTE = "NoRoute"
     NOT_AVAILABLE = "NotAvailable"
     CERTIFICATE_UNUSABLE = "CertificateUnusable"

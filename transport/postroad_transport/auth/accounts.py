@@ -51,6 +51,10 @@ class Accounts:
     def __len__(self) -> int:
         return len(self._accounts)
 
+    def addresses(self) -> dict[str, tuple[str, ...]]:
+        """Return the addresses listed for each login name."""
+        return {name: account.addresses for name, (account, _) in self._accounts.items()}
+
     async def verify(self, username: str, password: str) -> Account | None:
         """Return the account if the password is right. An unknown user costs as much as a wrong password.
 

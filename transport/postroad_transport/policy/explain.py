@@ -6,14 +6,19 @@ resource and field behind it. The answer is a plain value that encodes to JSON.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Mapping
+
 import msgspec
 
-from postroad_transport.config import Permission, TlsMode
+from postroad_transport.config import AuthMechanism, Permission, ReceiveConnector, TlsMode
 from postroad_transport.policy.address import AddressSyntaxError, Mailbox, parse_forward_path, parse_reverse_path
 from postroad_transport.policy.connectors import ConnectorPolicy, decisive_field
 from postroad_transport.policy.headers import auth_as, firewall_permission, inspect, stamps
 from postroad_transport.policy.principals import authenticated_principals, initial_principals
 from postroad_transport.policy.receive import (
+    AUTH_NOT_OFFERED,
+    AUTHENTICATION_UNSUCCESSFUL,
     check_auth,
     check_login,
     check_mail,
@@ -23,7 +28,15 @@ from postroad_transport.policy.receive import (
 from postroad_transport.policy.reply import Reply
 from postroad_transport.policy.session import SessionFacts
 from postroad_transport.policy.tier import TierPolicy
-from postroad_transport.policy.verdict import Refuse, Verdict
+from postroad_transport.policy.verdict import Allow, Refuse, Verdict
+
+AccountsOf = Callable[[ReceiveConnector], Mapping[str, tuple[str, ...]]]
+"""Looks up a connector's accounts: from login name to the addresses listed for it."""
+
+TLS_NOT_OFFERED = Reply(502, "5.5.1", "STARTTLS is not offered")
+NON_ASCII_ADDRESS = Reply(553, "5.6.7", "A non-ASCII address needs SMTPUTF8")
+
+_split_lines = re.compile(r"\r\n|\r|\n").split
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -81,19 +94,30 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Whether the message is taken for at least one recipient."""
     connector: str
     choices: tuple[Choice, ...]
+    tls: bool = False
+    """Whether the message comes over TLS."""
     principals: tuple[str, ...] = ()
     permissions: dict[str, str] = {}
     """Each permission the session holds in the end, to the field that grants it."""
     steps: tuple[Step, ...] = ()
     recipients: tuple[str, ...] = ()
     """Who it is taken for, with domain aliases applied."""
+    header: str = ""
+    """The header as it passes the firewall, without what is put in front of it."""
     auth_as: str = ""
     stripped: tuple[str, ...] = ()
     added: tuple[str, ...] = ()
 
 
-def explain(tier: TierPolicy, scenario: Scenario) -> Explanation:
-    """Run `scenario` through the rules of `tier`."""
+def explain(tier: TierPolicy, scenario: Scenario, *, accounts: AccountsOf | None = None) -> Explanation:
+    """Run `scenario` through the rules of `tier`.
+
+    Parameters
+    ----------
+    accounts
+        Where the addresses of ``scenario.account`` are found; who is not in there cannot log in. None: the
+        account exists and owns ``scenario.account_addresses``.
+    """
     choices = tuple(
         Choice(
             connector=candidate.connector.name,
@@ -107,18 +131,23 @@ def explain(tier: TierPolicy, scenario: Scenario) -> Explanation:
     connector = tier.connectors.select(scenario.port, scenario.remote_ip)
     if connector is None:
         return Explanation(accepted=False, connector="", choices=choices)
-    return _Walk(tier, connector, scenario).explanation(choices)
+    return _Walk(tier, connector, scenario, accounts).explanation(choices)
 
 
 class _Walk:
     """One scenario on its way through the verbs."""
 
-    def __init__(self, tier: TierPolicy, connector: ConnectorPolicy, scenario: Scenario) -> None:
+    def __init__(
+        self, tier: TierPolicy, connector: ConnectorPolicy, scenario: Scenario, accounts: AccountsOf | None
+    ) -> None:
         self.tier = tier
         self.connector = connector
         self.scenario = scenario
+        self.accounts = accounts
+        self.smtputf8 = "SMTPUTF8" in connector.config.extensions
         self.steps: list[Step] = []
-        self.recipients: list[str] = []
+        self.recipients: dict[str, None] = {}
+        self.header = ""
         self.stripped: tuple[str, ...] = ()
         self.added: tuple[str, ...] = ()
         self.auth_as = ""
@@ -126,21 +155,18 @@ class _Walk:
             remote_ip=scenario.remote_ip,
             local_port=scenario.port,
             helo=scenario.helo,
-            tls=scenario.tls
-            or any(
-                binding.port == scenario.port and binding.tls is TlsMode.IMPLICIT
-                for binding in connector.config.bindings
-            ),
+            tls=self._mode() is TlsMode.IMPLICIT,
             principals=initial_principals(connector.config),
         )
 
     def explanation(self, choices: tuple[Choice, ...]) -> Explanation:
-        accepted = self._login() and self._mail() and self._recipients() and self._message()
+        accepted = self._starttls() and self._login() and self._mail() and self._recipients() and self._message()
         config, principals = self.connector.config, self.session.principals
         return Explanation(
             accepted=accepted,
             connector=config.name,
             choices=choices,
+            tls=self.session.tls,
             principals=tuple(sorted(principals)),
             permissions={
                 str(permission): decisive_field(config.grants, principals, permission)
@@ -148,6 +174,7 @@ class _Walk:
             },
             steps=tuple(self.steps),
             recipients=tuple(self.recipients) if accepted else (),
+            header=self.header,
             auth_as=self.auth_as,
             stripped=self.stripped,
             added=self.added,
@@ -170,22 +197,56 @@ class _Walk:
         )
         return not refused
 
+    def _mode(self) -> TlsMode:
+        """Return how the port speaks TLS."""
+        bindings = self.connector.config.bindings
+        return next(binding.tls for binding in bindings if binding.port == self.scenario.port)
+
+    def _starttls(self) -> bool:
+        if not self.scenario.tls or self.session.tls:
+            return True
+        source = self.connector.config.source
+        if AuthMechanism.TLS not in self.connector.config.auth_mechanisms:
+            field = f"{source} spec.authMechanisms holds no {AuthMechanism.TLS}"
+            return self._note("STARTTLS", "", Refuse("authMechanisms", TLS_NOT_OFFERED, field))
+        if self._mode() is not TlsMode.STARTTLS:
+            field = f"{source} spec.bindings: port {self.scenario.port} has tls: {self._mode()}"
+            return self._note("STARTTLS", "", Refuse("bindings", TLS_NOT_OFFERED, field))
+        self.session.tls = True
+        field = f"{source} spec.authMechanisms holds {AuthMechanism.TLS}"
+        return self._note("STARTTLS", "", Allow("authMechanisms", field))
+
+    def _account(self, name: str) -> tuple[str, ...] | Refuse:
+        """Return the addresses listed for an account, or why nobody can log in by that name."""
+        if self.accounts is None:
+            return self.scenario.account_addresses
+        field = f"{self.connector.config.source} spec.authentication"
+        known = self.accounts(self.connector.config)
+        if not known:
+            return Refuse("accounts", AUTH_NOT_OFFERED, f"{field} gives no accounts")
+        if name not in known:
+            return Refuse("accounts", AUTHENTICATION_UNSUCCESSFUL, f"{field} has no account {name}")
+        return known[name]
+
     def _login(self) -> bool:
         scenario, session = self.scenario, self.session
         if not scenario.account:
             return True
         if not self._note("AUTH", scenario.account, check_auth(self.connector, session)):
             return False
+        addresses = self._account(scenario.account)
+        if isinstance(addresses, Refuse):
+            return self._note("AUTH", scenario.account, addresses)
         session.principals = authenticated_principals(scenario.account)
         session.account = scenario.account
-        session.account_addresses = scenario.account_addresses
+        session.account_addresses = addresses
         session.auth_mechanism = scenario.auth_mechanism
         return self._note("AUTH", scenario.account, check_login(self.connector, session))
 
     def _mail(self) -> bool:
         text = self.scenario.mail_from
         try:
-            sender, rest = parse_reverse_path(_path(text), smtputf8=True)
+            sender, rest = parse_reverse_path(_path(text), smtputf8=self.smtputf8)
         except AddressSyntaxError as error:
             return self._malformed("MAIL", text, "5.1.7", error)
         if rest:
@@ -197,13 +258,16 @@ class _Walk:
         for text in self.scenario.recipients:
             mailbox = self._recipient(text)
             if mailbox is not None:
-                self.recipients.append(self.tier.domains.resolve(mailbox).address)
+                self.recipients[self.tier.domains.resolve(mailbox).address] = None
         return bool(self.recipients)
 
     def _recipient(self, text: str) -> Mailbox | None:
         try:
-            mailbox, rest = parse_forward_path(_path(text), smtputf8=True)
+            mailbox, rest = parse_forward_path(_path(text), smtputf8=self.smtputf8)
         except AddressSyntaxError as error:
+            if not self.smtputf8 and not text.isascii():
+                self._note("RCPT", text, Refuse("smtputf8", NON_ASCII_ADDRESS))
+                return None
             self._malformed("RCPT", text, "5.1.3", error)
             return None
         if rest:
@@ -215,7 +279,7 @@ class _Walk:
     def _message(self) -> bool:
         scenario = self.scenario
         lines = [f"From: {scenario.header_from}"] if scenario.header_from else []
-        lines += [line for line in scenario.headers.splitlines() if line]
+        lines += [line for line in _split_lines(scenario.headers) if line]
         content = "".join(f"{line}\r\n" for line in [*lines, ""]).encode("utf-8", "surrogateescape")
         permissions = self.connector.permissions(self.session)
         report = inspect(content, permissions, hostname=self.tier.config.hostname)
@@ -223,6 +287,8 @@ class _Walk:
         verdict = check_message(self.tier, self.connector, self.session, report, size=size)
         if not self._note("DATA", scenario.header_from, verdict):
             return False
+        kept = content if report.kept is None else b"".join(report.kept)
+        self.header = kept.decode("utf-8", "replace")
         self.stripped = report.stripped
         self.added = tuple(stamps(self.session, report).decode("ascii").splitlines())
         self.auth_as = auth_as(self.session, report)

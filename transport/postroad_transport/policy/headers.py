@@ -165,6 +165,16 @@ def firewall_permission(name: str) -> Permission:
     return Permission.ACCEPT_HEADERS_ORGANIZATION
 
 
+def send_permission(name: str) -> Permission:
+    """Return the send permission that a field which the firewall on the way out took out would need."""
+    lowered = name.lower()
+    if lowered == "received":
+        return Permission.SEND_HEADERS_ROUTING
+    if lowered.startswith("x-ms-exchange-forest-"):
+        return Permission.SEND_HEADERS_FOREST
+    return Permission.SEND_HEADERS_ORGANIZATION
+
+
 class Outbound(NamedTuple):
     """A message as it may leave through a send connector; ``content`` is the one given where all may."""
 

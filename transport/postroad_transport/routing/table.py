@@ -101,6 +101,23 @@ class RoutingTable:
             return Unroutable(Reply(451, "4.4.4", f"No route yet for the accepted domain {name}"))
         return Unroutable(Reply(550, "5.4.4", f"No send connector covers {name}"))
 
+    def explain(self, domain: str) -> tuple[Route | Unroutable, str, str]:
+        """Return what :meth:`route` returns, the resource that decided it, and why it did, in words."""
+        route = self.route(domain)
+        name = ascii_domain(domain) or ""
+        accepted = self._accepted(name)
+        if isinstance(route, Unroutable):
+            if accepted is None:
+                return route, "", f"no accepted domain and no address space covers {domain}"
+            return route, accepted.source, f"it has no deliver, and no address space covers {domain}"
+        connector = route.send_connector
+        if connector is not None:
+            space = next(text for text in _spaces(name) if self._spaces.get(text) is connector)
+            rest = "" if accepted is None else f"; the accepted domain {accepted.domain} has no deliver"
+            return route, connector.source, f"address space {space} is the most specific that covers {domain}{rest}"
+        source = accepted.source if accepted is not None else ""
+        return route, source, f"spec.deliver of the accepted domain that covers {domain}"
+
     def _accepted(self, name: str) -> AcceptedDomain | None:
         accepted = self._exact.get(name)
         if accepted is None and self._parents:
@@ -111,14 +128,19 @@ class RoutingTable:
         return accepted
 
     def _connector(self, name: str) -> SendConnector | None:
-        connector = self._spaces.get(name)
-        if connector is None:
-            for parent in _parents(name):
-                connector = self._spaces.get("*." + parent)
-                if connector is not None:
-                    return connector
-            return self._spaces.get("*")
-        return connector
+        for space in _spaces(name):
+            connector = self._spaces.get(space)
+            if connector is not None:
+                return connector
+        return None
+
+
+def _spaces(name: str) -> Iterator[str]:
+    """Yield the address spaces that cover `name`, the most specific first."""
+    yield name
+    for parent in _parents(name):
+        yield "*." + parent
+    yield "*"
 
 
 def _parents(name: str) -> Iterator[str]:

@@ -19,6 +19,8 @@ from postroad_transport.telemetry.aggregate import Family, merge, only_growing, 
 from postroad_transport.telemetry.events import EventLog
 from postroad_transport.worker.settings import WorkerSettings
 
+#: Where in the state directory the configuration lies that is being served.
+SERVED_DIRECTORY = "served"
 #: Seconds before a worker that ended is started again: the first restart is at once, a crash loop is slow.
 RESTART_DELAYS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 #: Seconds of service after which a worker counts as healthy again.
@@ -75,7 +77,7 @@ class Supervisor:
     @property
     def served_dir(self) -> Path:
         """The last good configuration, kept where a restarted worker finds it when a bad one came meanwhile."""
-        return self.settings.state_dir / "served"
+        return self.settings.state_dir / SERVED_DIRECTORY
 
     @property
     def children(self) -> list[Child]:

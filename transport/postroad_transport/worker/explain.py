@@ -1,0 +1,186 @@
+"""What a worker would do with a message, from the connection to the route, without doing any of it.
+
+The rules are asked by :func:`postroad_transport.policy.explain.explain`; this adds what lies outside of policy:
+accounts, replies that no rule decides, the trace header, the routes and the firewall on the way out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from itertools import groupby
+from pathlib import Path
+
+import msgspec
+
+from postroad_transport.auth.accounts import parse_accounts
+from postroad_transport.config import Drop, Maildir, ReceiveConnector, TierConfig
+from postroad_transport.config.files import read_secret
+from postroad_transport.policy.connectors import decisive_field
+from postroad_transport.policy.explain import AccountsOf, Explanation, Scenario, Step
+from postroad_transport.policy.explain import explain as ask_rules
+from postroad_transport.policy.headers import outbound, send_permission
+from postroad_transport.policy.principals import destination_principals, send_permissions
+from postroad_transport.policy.tier import TierPolicy
+from postroad_transport.routing.table import Route, RoutingTable, Unroutable
+from postroad_transport.smtp import replies
+from postroad_transport.smtp.received import received_header, transmission_type
+
+CONNECTION_REFUSED = "connection refused: no connector is bound to this port"
+
+_POSITIVE = {
+    "STARTTLS": replies.READY_FOR_TLS,
+    "AUTH": replies.AUTHENTICATED,
+    "MAIL": replies.SENDER_OK,
+    "RCPT": replies.RECIPIENT_OK,
+    "DATA": b"250 2.0.0 Ok: queued as ID\r\n",
+}
+
+
+class Exchange(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A command, and the reply to it."""
+
+    command: str
+    reply: str
+
+
+class Stripped(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A header that does not leave. ``field`` says why the send connector lacks the `missing` permission."""
+
+    header: str
+    missing: str
+    field: str
+
+
+class Delivery(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Where a recipient's copy would go. ``connector`` and ``destination`` are empty where there is no route."""
+
+    recipient: str
+    connector: str
+    destination: str
+    source: str
+    """The resource that routes it."""
+    reason: str
+    reply: str = ""
+    """Why there is no route; a 4xx waits in the queue, a 5xx returns the message to its sender."""
+    stripped: tuple[Stripped, ...] = ()
+
+
+class FullExplanation(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Everything that would happen: what the client sees, what the rules say, where the message goes."""
+
+    conversation: tuple[Exchange, ...]
+    explanation: Explanation
+    trace: str = ""
+    """The ``Received`` header that would be added, up to its identifier."""
+    deliveries: tuple[Delivery, ...] = ()
+
+
+def explain(config: TierConfig, scenario: Scenario, *, accounts: AccountsOf | None = None) -> FullExplanation:
+    """Tell what a tier that serves `config` would do in `scenario`.
+
+    Parameters
+    ----------
+    accounts
+        See :func:`postroad_transport.policy.explain.explain`; :func:`accounts_in` reads them from a directory.
+    """
+    explanation = ask_rules(TierPolicy(config), scenario, accounts=accounts)
+    conversation = tuple(_conversation(config, scenario, explanation))
+    if not explanation.accepted:
+        return FullExplanation(conversation=conversation, explanation=explanation)
+    connector = next(item for item in config.receive_connectors if item.name == explanation.connector)
+    trace = _trace(scenario, connector, explanation)
+    header = "\r\n".join([trace, *explanation.added, explanation.header])
+    table = RoutingTable(config)
+    return FullExplanation(
+        conversation=conversation,
+        explanation=explanation,
+        trace=trace,
+        deliveries=tuple(_delivery(table, recipient, header.encode()) for recipient in explanation.recipients),
+    )
+
+
+def accounts_in(directory: Path) -> AccountsOf:
+    """Return a look-up of the accounts whose files lie in the configuration directory `directory`.
+
+    The look-up raises ConfigError where a file cannot be read.
+    """
+
+    @cache
+    def addresses(name: str) -> dict[str, tuple[str, ...]]:
+        return parse_accounts(read_secret(directory, name)).addresses() if name else {}
+
+    return lambda connector: addresses(connector.accounts_file)
+
+
+def _conversation(config: TierConfig, scenario: Scenario, explanation: Explanation) -> Iterator[Exchange]:
+    if not explanation.connector:
+        bound = any(b.port == scenario.port for connector in config.receive_connectors for b in connector.bindings)
+        yield Exchange(command="", reply=_text(replies.NO_CONNECTOR) if bound else CONNECTION_REFUSED)
+    for verb, steps in groupby(explanation.steps, key=_command):
+        refusal = next((step.reply for step in steps if not step.allowed), "")
+        yield Exchange(command=verb, reply=refusal or _text(_POSITIVE[verb.partition(" ")[0]]))
+
+
+def _command(step: Step) -> str:
+    match step.verb:
+        case "MAIL":
+            return f"MAIL FROM:<{step.argument}>"
+        case "RCPT":
+            return f"RCPT TO:<{step.argument}>"
+        case _:
+            return step.verb
+
+
+def _text(reply: bytes) -> str:
+    return reply.decode("ascii").rstrip("\r\n")
+
+
+def _trace(scenario: Scenario, connector: ReceiveConnector, explanation: Explanation) -> str:
+    header = received_header(
+        helo=scenario.helo,
+        client=scenario.remote_ip,
+        by=connector.fqdn,
+        protocol=transmission_type(
+            extended=True, tls=explanation.tls, authenticated=bool(scenario.account), smtputf8=not _is_ascii(scenario)
+        ),
+        tls="",
+        message="",
+        recipient="",
+        now=0.0,
+    )
+    return " ".join(header.decode().partition(" id ")[0].split())
+
+
+def _is_ascii(scenario: Scenario) -> bool:
+    return all(address.isascii() for address in (scenario.mail_from, *scenario.recipients))
+
+
+def _delivery(table: RoutingTable, recipient: str, header: bytes) -> Delivery:
+    route, source, reason = table.explain(recipient.rpartition("@")[2])
+    if isinstance(route, Unroutable):
+        return Delivery(
+            recipient=recipient, connector="", destination="", source=source, reason=reason, reply=route.reply.line
+        )
+    return Delivery(
+        recipient=recipient,
+        connector=route.connector,
+        destination=route.destination,
+        source=source,
+        reason=reason,
+        stripped=tuple(_stripped(route, header)),
+    )
+
+
+def _stripped(route: Route, header: bytes) -> Iterator[Stripped]:
+    connector = route.send_connector
+    # As the worker chooses hops: what stays on this machine, or goes nowhere, passes no firewall.
+    if connector is None or isinstance(route.target, Maildir | Drop):
+        return
+    for name in outbound([header], send_permissions(connector)).stripped:
+        missing = send_permission(name)
+        yield Stripped(
+            header=name,
+            missing=str(missing),
+            field=decisive_field(connector.grants, destination_principals(connector), missing),
+        )
