@@ -79,6 +79,22 @@ def test_comments_blank_lines_and_crlf_are_skipped():
         (f"kim:{ARGON2.replace('m=8,', 'm=1,')}", "argon2 parameters"),
         (f"kim:{BCRYPT}:not-an-address", "is not an address"),
     ],
+    # The hashes are salted: without ids, every process would name the cases differently.
+    ids=[
+        "no colon",
+        "no name",
+        "clear text",
+        "no hash",
+        "sha1",
+        "apr1",
+        "sha512-crypt",
+        "short bcrypt",
+        "bcrypt cost",
+        "damaged argon2",
+        "argon2 memory",
+        "argon2 parameters",
+        "address",
+    ],
 )
 def test_a_bad_line_is_left_out_with_a_reason_that_does_not_quote_the_hash(line, reason):
     accounts = parse_accounts(f"lee:{BCRYPT}\n{line}\n".encode())

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 import msgspec
-from compile_kit import HASH, adom, compiled, config_map, rconn, read, reasons, sconn, secret, tcert, verdict
+from compile_kit import HASH, adom, compiled, config_map, rconn, read, reasons, sconn, secret, tcert, verdict, warned
 from hypothesis import given
 from hypothesis import strategies as st
 from resource_cases import BROKEN, SOUND, document
@@ -137,3 +137,12 @@ def test_ten_thousand_domains_compile_in_linear_time() -> None:
 
     small = min(duration(2000) for _ in range(2))
     assert duration(10_000) < max(5 * small * 2.5, 2.0)
+
+
+def test_a_certificate_for_services_that_nothing_here_serves_draws_a_warning() -> None:
+    compilation = compiled(
+        tcert("mailboxes", dnsNames=["mail.example"], services=["IMAP", "POP"], selfSigned={}),
+        tcert("both", dnsNames=["mail.example"], services=["SMTP", "IMAP"], selfSigned={}),
+    )
+    assert warned(compilation, "mailboxes", "spec.services", "nothing here serves IMAP or POP")
+    assert not warned(compilation, "both", "spec.services")

@@ -155,7 +155,7 @@ def test_received_header_is_one_well_formed_header():
     message = email.parser.BytesParser(policy=email.policy.default).parsebytes(header + b"\r\n")
     assert message["Received"] == (
         "from client.example ([IPv6:2001:db8::1])\tby mail.example.com with ESMTPSA id 0123"
-        "\t(TLSv1.3 TLS_AES_256_GCM_SHA384)\tfor <b@example.com>;\tTue, 14 Nov 2023 22:13:20 -0000"
+        "\t(TLSv1.3 TLS_AES_256_GCM_SHA384)\tfor <b@example.com>;\tTue, 14 Nov 2023 22:13:20 +0000"
     )
 
 

@@ -49,6 +49,11 @@ NOT_YET_ACTED_ON: dict[str, tuple[NotYet, ...]] = {
     ),
     "TransportCertificate": (
         NotYet("spec.issuerRef", lambda s: s.issuer_ref is not None, "no certificate is requested"),
+        NotYet(
+            "spec.services",
+            lambda s: "SMTP" not in s.services,
+            "nothing here serves IMAP or POP: the certificate is presented nowhere",
+        ),
         NotYet("spec.request", lambda s: s.request is not None, "no certificate request is made"),
     ),
 }

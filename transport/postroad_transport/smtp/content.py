@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 from postroad_transport.config import Permission
 from postroad_transport.message import Body, Content, Envelope, content_size
 from postroad_transport.policy import headers
 from postroad_transport.policy.headers import HeaderReport
 from postroad_transport.policy.receive import check_message
+from postroad_transport.policy.submission import missing_fields
 from postroad_transport.policy.verdict import Refuse
 from postroad_transport.smtp import replies
 from postroad_transport.smtp.bdat import ChunkReader, parse_bdat
@@ -130,11 +132,13 @@ class ContentVerbs(TransactionVerbs):
         if isinstance(verdict, Refuse):
             return self.refusal("DATA", verdict)
         envelope, chunks = self._compose(content, report)
-        reply = await self._commit(envelope, chunks)
+        received = partial(self._report, envelope, content, report, self._tls_version())
+        reply = await self._commit(envelope, chunks, received)
         if reply is None:
             self._errors = 0
             self._messages += 1
-            self._report(envelope, content, report)
+            connector.messages_received.inc()
+            connector.bytes_received.inc(envelope.size)
             reply = b"250 2.0.0 Ok: queued as " + envelope.id.encode() + b"\r\n"
         return reply
 
@@ -159,6 +163,10 @@ class ContentVerbs(TransactionVerbs):
             now=now,
         )
         stamps = headers.stamps(facts, report)
+        if facts.account:
+            stamps += missing_fields(
+                content, report.header_end, identifier=identifier, host=serving.hostname, now=now
+            )
         chunks: list[bytes | bytearray | memoryview] = [trace + stamps]
         if report.kept is None:
             chunks.append(content)
@@ -188,9 +196,12 @@ class ContentVerbs(TransactionVerbs):
         cipher = tls.cipher()
         return f"{tls.version()} {cipher[0]}" if cipher else str(tls.version())
 
-    async def _commit(self, envelope: Envelope, content: Content) -> bytes | None:
+    def _tls_version(self) -> str | None:
+        return self.session.ssl["ssl_object"].version() if self.facts.tls else None
+
+    async def _commit(self, envelope: Envelope, content: Content, received: Callable[[], None]) -> bytes | None:
         """Store the message. Return None when it is durable, else the reply that says it is not kept."""
-        commit = self.loop.create_task(self._store(envelope, content))
+        commit = self.loop.create_task(self._store(envelope, content, received))
         await asyncio.wait((commit,), timeout=self.serving.commit_timeout)
         if not commit.done():
             self.refused("DATA", "commit_timeout", "451")
@@ -205,16 +216,14 @@ class ContentVerbs(TransactionVerbs):
             return replies.LOCAL_PROBLEM
         return None
 
-    async def _store(self, envelope: Envelope, content: Content) -> None:
+    async def _store(self, envelope: Envelope, content: Content, received: Callable[[], None]) -> None:
         """Commit, and deliver what is committed, also when the client was told 451 meanwhile."""
         serving = self.serving
         await serving.store.commit(envelope, content)
+        received()
         serving.on_committed(envelope, content)
 
-    def _report(self, envelope: Envelope, content: bytearray, report: HeaderReport) -> None:
-        connector = self.connector
-        connector.messages_received.inc()
-        connector.bytes_received.inc(envelope.size)
+    def _report(self, envelope: Envelope, content: bytearray, report: HeaderReport, tls: str | None) -> None:
         facts = self.facts
         self.serving.events.emit(
             "RECEIVE",
@@ -222,7 +231,7 @@ class ContentVerbs(TransactionVerbs):
             connector=envelope.connector,
             client=envelope.client,
             helo=facts.helo,
-            tls=self.session.ssl["ssl_object"].version() if facts.tls else None,
+            tls=tls,
             account=envelope.account or None,
             sender=envelope.sender,
             recipients=[recipient.address for recipient in envelope.recipients],

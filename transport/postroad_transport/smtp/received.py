@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from email.utils import formatdate
+from datetime import UTC, datetime
+from email.utils import format_datetime
 from functools import lru_cache
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -37,7 +38,7 @@ def transmission_type(*, extended: bool, tls: bool, authenticated: bool, smtputf
 
 @lru_cache(maxsize=4)
 def _date(seconds: int) -> str:
-    return formatdate(seconds, localtime=False)
+    return format_datetime(datetime.fromtimestamp(seconds, UTC))
 
 
 def received_header(

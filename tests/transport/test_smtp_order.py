@@ -1,0 +1,40 @@
+"""What is told about a message, and in which order."""
+
+from __future__ import annotations
+
+import email.utils
+import json
+from dataclasses import replace
+
+from conftest import INTERNET, connector
+
+from postroad_transport.message import Content, Envelope
+
+
+async def test_the_receive_event_precedes_everything_delivery_says_about_the_message(make_tier):
+    tier = await make_tier()
+    log = tier.serving.events
+
+    def deliver(envelope: Envelope, content: Content) -> None:
+        log.emit("ROUTE", id=envelope.id)
+
+    tier.listeners.sessions.serving = replace(tier.serving, on_committed=deliver)
+    line = await tier.connect()
+    await line.begin()
+    assert (await line.ask("Subject: x\r\n\r\nhello\r\n.")).startswith("250")
+    events = [json.loads(event) for event in tier.events().splitlines()]
+    assert [event["event"] for event in events if "id" in event] == ["RECEIVE", "ROUTE"]
+
+
+async def test_a_message_between_servers_is_not_completed_and_its_trace_is_dated_in_utc(make_tier):
+    tier = await make_tier(connector(grants=INTERNET))
+    line = await tier.connect()
+    await line.begin()
+    assert (await line.ask("Subject: x\r\n\r\nhello\r\n.")).startswith("250")
+    ((_, content),) = tier.store.messages
+    header = content.partition(b"\r\n\r\n")[0].lower()
+    assert b"\ndate:" not in header
+    assert b"message-id:" not in header
+    trace = content.partition(b";")[2].splitlines()[1].strip().decode()
+    assert email.utils.parsedate_to_datetime(trace).utcoffset() is not None
+    assert trace.endswith("+0000")
