@@ -62,6 +62,13 @@ class Manifests:
     mx: int = field(default_factory=free_port)
     documents: dict[str, dict[str, Any]] = field(default_factory=dict)
 
+    @classmethod
+    def at(cls, directory: Path) -> Manifests:
+        """Return manifests that stand in `directory` already."""
+        manifests = cls.__new__(cls)
+        manifests.directory, manifests.documents = directory, {}
+        return manifests
+
     def __post_init__(self) -> None:
         limits = {"tarpit": "0s", "connectionsPerSource": 2000}
         self.put("users", secret("users", htpasswd=f"alice@mail.example:{PASSWORD_HASH}\n"))
@@ -150,12 +157,19 @@ class Tier:
     """A running `postroad run`."""
 
     def __init__(
-        self, manifests: Manifests, state_dir: Path, *, workers: int = 2, hostname: str = "hub1.mail.example"
+        self,
+        manifests: Manifests,
+        state_dir: Path,
+        *,
+        workers: int = 2,
+        hostname: str = "hub1.mail.example",
+        role: str = "hub",
     ):
         self.manifests = manifests
         self.state_dir = state_dir
         self.workers = workers
         self.hostname = hostname
+        self.role = role
         self.process: subprocess.Popen[bytes] | None = None
         self.output = state_dir.parent / "tier.out"
         self.run: dict[str, Any] = {}
@@ -179,6 +193,8 @@ class Tier:
                     "0",
                     "--hostname",
                     self.hostname,
+                    "--role",
+                    self.role,
                 ],
                 stdout=output,
                 stderr=subprocess.STDOUT,
