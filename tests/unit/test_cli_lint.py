@@ -210,3 +210,15 @@ def test_the_overview_lists_every_command_and_loads_none() -> None:
 
 def test_an_unknown_command_is_refused() -> None:
     assert run("lnit").exit_code == 2
+
+
+def test_hidden_client_addresses_refuse_relay_by_range(directory: Path) -> None:
+    (directory / "relay.yaml").write_text(
+        WARNED.replace("protocolLogging: true", "remoteIPRanges: [10.0.0.0/8]")
+        + "  grants: [{principal: Anonymous, permissions: [SMTP-Accept-Any-Recipient]}]\n"
+    )
+    assert run("lint", directory).exit_code == 0
+    result = run("lint", directory, "--client-addresses-hidden")
+    assert result.exit_code == 1
+    assert "ReceiveConnector/default/in" in result.output
+    assert "refused: ClientAddressesHidden" in result.output

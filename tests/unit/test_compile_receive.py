@@ -199,6 +199,28 @@ def test_relay_for_the_own_networks_is_no_open_relay() -> None:
     assert verdict(compiled(rconn(grants=[RELAY], remoteIPRanges=["10.42.0.0/16"])), "r").accepted
 
 
+HIDDEN = TierSettings(hostname="mx.example", client_addresses_visible=False)
+PRIVATE = {"remoteIPRanges": ["10.0.0.0/8"], "grants": [RELAY]}
+
+
+def test_relay_by_range_is_refused_where_client_addresses_are_hidden() -> None:
+    result = verdict(compiled(rconn(**PRIVATE), settings=HIDDEN), "r")
+    assert not result.accepted
+    assert result.reason is Reason.CLIENT_ADDRESSES_HIDDEN
+    for text in ("10.0.0.0/8", "does not see its clients' addresses", "spec.grants[0]", "proxyProtocol"):
+        assert text in result.message
+
+
+def test_hidden_client_addresses_are_no_matter_without_relay_or_behind_proxy_protocol() -> None:
+    assert verdict(compiled(rconn(), settings=HIDDEN), "r").accepted
+    proxied = {"bindings": [{"port": 25, "proxyProtocol": {"trustedRanges": ["10.9.0.1/32"]}}]}
+    assert verdict(compiled(rconn(**PRIVATE, **proxied), settings=HIDDEN), "r").accepted
+
+
+def test_an_acknowledged_relay_is_served_though_client_addresses_are_hidden() -> None:
+    assert warned(compiled(rconn(**PRIVATE, allowOpenRelay=True), settings=HIDDEN), "r", "keeps nobody out")
+
+
 def test_an_acknowledgement_that_is_not_needed_is_warned_of() -> None:
     assert warned(compiled(rconn(allowOpenRelay=True)), "r", "spec.allowOpenRelay: not needed")
 
