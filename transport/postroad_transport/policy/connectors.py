@@ -31,6 +31,7 @@ class Access:
         "any_sender",
         "authoritative_sender",
         "bypass_size",
+        "exch50",
         "login",
         "may_submit",
         "permissions",
@@ -46,6 +47,7 @@ class Access:
         self.any_sender = Permission.ACCEPT_ANY_SENDER in permissions
         self.authoritative_sender = Permission.ACCEPT_AUTHORITATIVE_DOMAIN_SENDER in permissions
         self.bypass_size = Permission.BYPASS_MESSAGE_SIZE_LIMIT in permissions
+        self.exch50 = Permission.ACCEPT_EXCH50 in permissions
         self.login = Allow("login", because(connector, principals, Permission.SUBMIT))
         self.submit = Allow("submit", self.login.because)
         self.relay = Allow("relay", because(connector, principals, Permission.ACCEPT_ANY_RECIPIENT))

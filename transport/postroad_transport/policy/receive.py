@@ -37,6 +37,7 @@ MESSAGE_TOO_BIG = Reply(552, "5.3.4", "Message size exceeds fixed maximum messag
 HEADER_TOO_BIG = Reply(552, "5.3.4", "Header size exceeds fixed maximum size")
 TOO_MANY_RECIPIENTS = Reply(452, "4.5.3", "Too many recipients")
 USER_UNKNOWN = Reply(550, "5.1.1", "User unknown")
+EXCH50_REFUSED = Reply(504, "5.7.1", "Need to authenticate first")
 TOO_MANY_HOPS = Reply(554, "5.4.6", "Hop count exceeded - possible mail loop")
 
 _ANONYMOUS = str(Principal.ANONYMOUS)
@@ -97,7 +98,7 @@ def check_mail(
         if missing is not None:
             return _missing("sender", MAY_NOT_SEND_AS, connector, session, missing)
     if size is not None and _exceeds(connector, access, size):
-        return Refuse("size", MESSAGE_TOO_BIG, f"{config.source} spec.limits.messageSize", _BYPASS_SIZE)
+        return message_too_big(connector)
     return access.submit
 
 
@@ -126,6 +127,18 @@ def check_recipient(
     return domains.accepted(domain)
 
 
+def check_exch50(connector: ConnectorPolicy, session: SessionFacts) -> Verdict:
+    """Decide on XEXCH50, Exchange's message properties in a form of its own (spec.md 1.1)."""
+    if connector.access(session.principals).exch50:
+        return Allow("exch50", because(connector.config, session.principals, Permission.ACCEPT_EXCH50))
+    return _missing("exch50", EXCH50_REFUSED, connector, session, Permission.ACCEPT_EXCH50)
+
+
+def message_too_big(connector: ConnectorPolicy) -> Refuse:
+    """Return the refusal of a message that is larger than the connector's limit."""
+    return Refuse("size", MESSAGE_TOO_BIG, f"{connector.config.source} spec.limits.messageSize", _BYPASS_SIZE)
+
+
 def check_message(
     tier: TierPolicy, connector: ConnectorPolicy, session: SessionFacts, report: HeaderReport, *, size: int
 ) -> Verdict:
@@ -134,7 +147,7 @@ def check_message(
     source = connector.config.source
     access = connector.access(session.principals)
     if _exceeds(connector, access, size):
-        return Refuse("size", MESSAGE_TOO_BIG, f"{source} spec.limits.messageSize", _BYPASS_SIZE)
+        return message_too_big(connector)
     if limits.header_size and report.header_size > limits.header_size:
         return Refuse("headerSize", HEADER_TOO_BIG, f"{source} spec.limits.headerSize")
     if limits.hop_count and report.hops > limits.hop_count:

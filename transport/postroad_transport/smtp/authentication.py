@@ -87,7 +87,7 @@ class Authentication(ContentVerbs):
         )
         verdict = check_login(self.connector.policy, facts)
         if isinstance(verdict, Refuse):
-            self.refused("AUTH", verdict.rule, str(verdict.reply.code), str(verdict.missing or ""))
+            self.refusal("AUTH", verdict, account.name)
             return await self._login_failed(credentials.mechanism, account.name)
         self.facts = facts
         self.session.authenticated = True

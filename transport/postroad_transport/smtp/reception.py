@@ -22,6 +22,7 @@ from postroad_transport.policy.verdict import Refuse
 from postroad_transport.smtp import replies
 from postroad_transport.smtp.authentication import Authentication
 from postroad_transport.smtp.connection import Disconnected, tls_facts
+from postroad_transport.smtp.exch50 import Exch50
 from postroad_transport.smtp.lines import Flaw
 from postroad_transport.smtp.sessions import Sessions
 from postroad_transport.smtp.writer import ReplyWriter
@@ -33,7 +34,7 @@ Verb = Callable[[Any, bytes], "bytes | Awaitable[bytes]"]
 _HELLO_NAME = re.compile(rb"\[?[A-Za-z0-9_](?:[A-Za-z0-9_.:-]{0,253})\]?").fullmatch
 
 
-class Reception(Authentication):
+class Reception(Exch50, Authentication):
     """One session.
 
     Parameters
@@ -187,9 +188,22 @@ class Reception(Authentication):
         """Count a refusal."""
         self.serving.metrics.refusals.labels(self.connector.config.name, verb, rule, code, permission).inc()
 
-    def refusal(self, verb: str, verdict: Refuse) -> bytes:
-        """Count a policy's refusal, and return its reply."""
-        self.refused(verb, verdict.rule, str(verdict.reply.code), str(verdict.missing or ""))
+    def refusal(self, verb: str, verdict: Refuse, subject: str = "") -> bytes:
+        """Count and log a policy's refusal, and return its reply. `subject` is the address it is about."""
+        code, missing, facts = str(verdict.reply.code), str(verdict.missing or ""), self.facts
+        self.refused(verb, verdict.rule, code, missing)
+        self.serving.events.emit(
+            "command.refused",
+            connector=self.connector.config.name,
+            client=facts.remote_ip,
+            account=facts.account or None,
+            verb=verb,
+            subject=subject or None,
+            rule=verdict.rule,
+            code=code,
+            permission=missing or None,
+            because=verdict.because or None,
+        )
         return verdict.reply.encode()
 
     def refused_parameter(self, verb: str, reply: Reply) -> bytes:
@@ -216,7 +230,7 @@ class Reception(Authentication):
         self.session.extended_smtp = extended
         if not extended:
             return self.connector.helo_reply
-        return self.connector.ehlo_reply(self.mode, tls=self.facts.tls)
+        return self.connector.ehlo_reply(self.mode, self.facts)
 
     def verb_starttls(self, argument: bytes) -> bytes | Awaitable[bytes]:
         """RFC 3207."""
@@ -294,6 +308,7 @@ VERBS: dict[bytes, Verb] = {
     b"RCPT": Reception.verb_rcpt,
     b"DATA": Reception.verb_data,
     b"BDAT": Reception.verb_bdat,
+    b"XEXCH50": Reception.verb_xexch50,
     b"RSET": Reception.verb_rset,
     b"NOOP": Reception.verb_noop,
     b"QUIT": Reception.verb_quit,

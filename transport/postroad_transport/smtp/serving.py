@@ -54,7 +54,10 @@ class PreparedConnector:
         self.helo_reply = f"250 {config.fqdn}\r\n".encode()
         self.extensions = frozenset(config.extensions)
         self._ehlo = {
-            (mode, tls): _ehlo_reply(config, self._offers(mode, tls=tls)) for mode in TlsMode for tls in (False, True)
+            (mode, tls, exch50): _ehlo_reply(config, self._offers(mode, tls=tls, exch50=exch50))
+            for mode in TlsMode
+            for tls in (False, True)
+            for exch50 in (False, True)
         }
         self.sessions = metrics.sessions.labels(config.name)
         self.sessions_open = metrics.sessions_open.labels(config.name)
@@ -71,14 +74,16 @@ class PreparedConnector:
         facts = SessionFacts(remote_ip="", local_port=0, tls=tls)
         return bool(self.accounts) and isinstance(check_auth(self.policy, facts), Allow)
 
-    def ehlo_reply(self, mode: TlsMode, *, tls: bool) -> bytes:
-        """Return the whole reply to EHLO."""
-        return self._ehlo[mode, tls]
+    def ehlo_reply(self, mode: TlsMode, facts: SessionFacts) -> bytes:
+        """Return the whole reply to EHLO: what this session, as it is now, may use."""
+        return self._ehlo[mode, facts.tls, self.policy.access(facts.principals).exch50]
 
-    def _offers(self, mode: TlsMode, *, tls: bool) -> list[str]:
+    def _offers(self, mode: TlsMode, *, tls: bool, exch50: bool) -> list[str]:
         offers = ["STARTTLS"] if self.offers_starttls(mode, tls=tls) else []
         if self.offers_auth(tls=tls):
             offers.append("AUTH " + " ".join(MECHANISMS))
+        if exch50:
+            offers.append("XEXCH50")
         return offers
 
 

@@ -38,8 +38,8 @@ class TransactionVerbs(SMTP):
         """Count a refusal."""
         raise NotImplementedError
 
-    def refusal(self, verb: str, verdict: Refuse) -> bytes:
-        """Count a policy's refusal, and return its reply."""
+    def refusal(self, verb: str, verdict: Refuse, subject: str = "") -> bytes:
+        """Count and log a policy's refusal, and return its reply. `subject` is the address it is about."""
         raise NotImplementedError
 
     def refused_parameter(self, verb: str, reply: Reply) -> bytes:
@@ -87,7 +87,7 @@ class TransactionVerbs(SMTP):
             return replies.NON_ASCII_ADDRESS
         verdict = check_mail(self.serving.tier, self.connector.policy, facts, sender, size=parameters.size)
         if isinstance(verdict, Refuse):
-            return self.refusal("MAIL", verdict)
+            return self.refusal("MAIL", verdict, sender.address if sender else "")
         self._begun = True
         self._sender = sender
         self._mail = parameters
@@ -120,7 +120,7 @@ class TransactionVerbs(SMTP):
         verdict = check_recipient(serving.tier, self.connector.policy, self.facts, mailbox, count=len(recipients))
         if isinstance(verdict, Refuse):
             self._recipients_refused = True
-            return self.refusal("RCPT", verdict)
+            return self.refusal("RCPT", verdict, mailbox.address)
         given = mailbox.address
         address = serving.tier.domains.resolve(mailbox).address
         if address not in recipients:
