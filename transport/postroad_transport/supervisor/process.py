@@ -15,6 +15,7 @@ from prometheus_client.metrics_core import Metric
 from postroad_transport.config import TierConfig
 from postroad_transport.config.files import ConfigError, copy, load
 from postroad_transport.supervisor.child import Child, WorkerUnreachableError
+from postroad_transport.supervisor.ports import bound_ports, require_free
 from postroad_transport.telemetry.aggregate import Family, merge, only_growing, snapshot
 from postroad_transport.telemetry.events import EventLog
 from postroad_transport.worker.settings import WorkerSettings
@@ -91,10 +92,13 @@ class Supervisor:
         ------
         ConfigError
             There is nothing to serve.
+        OSError
+            A port is taken.
         WorkerUnreachableError
             A worker ended before it served (its reason is in the log and on standard error).
         """
         self.config, self.config_hash = load(self.settings.config_dir)
+        await require_free(self.settings.addresses, bound_ports(self.config))
         copy(self.settings.config_dir, self.served_dir)
         spool = self.settings.state_dir / "spool"
         spool.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -159,6 +163,8 @@ class Supervisor:
         async with self._reload_lock:
             try:
                 config, digest = load(self.settings.config_dir)
+                added = bound_ports(config) - (bound_ports(self.config) if self.config else set())
+                await require_free(self.settings.addresses, added)
                 await self._reload_child(self.children[0], "trial")
                 copy(self.settings.config_dir, self.served_dir)
             except (ConfigError, WorkerUnreachableError, OSError) as error:
