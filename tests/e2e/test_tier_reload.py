@@ -7,7 +7,7 @@ import smtplib
 import time
 from collections.abc import Callable
 
-from running_tier import Manifests, Tier, document, wait_for
+from running_tier import Manifests, Tier, document, free_port, wait_for
 
 
 def accepts(tier: Tier, recipient: str) -> bool:
@@ -56,8 +56,6 @@ def test_a_broken_edit_is_reported_and_changes_nothing(manifests: Manifests, sta
 def test_a_port_that_is_added_opens_and_one_that_is_removed_closes(
     manifests: Manifests, start_tier: Callable[..., Tier]
 ) -> None:
-    from running_tier import free_port
-
     tier = start_tier(manifests)
     extra = free_port()
     mx = manifests.documents["mx"]
@@ -73,5 +71,8 @@ def test_a_port_that_is_added_opens_and_one_that_is_removed_closes(
 
     wait_for(lambda: greets(extra), what="the new port")
     wait_for(lambda: not greets(manifests.mx), what="the old port to close")
-    listed = json.loads((tier.state_dir / "run.json").read_text())["listeners"]
-    assert extra in {listener["port"] for listener in listed}
+    run_file = tier.state_dir / "run.json"
+    wait_for(
+        lambda: extra in {listener["port"] for listener in json.loads(run_file.read_text())["listeners"]},
+        what="the new port in run.json",
+    )
