@@ -141,7 +141,9 @@ async def test_body_pipelined_behind_a_refused_data_is_not_taken_for_a_message(m
 
 
 @pytest.mark.parametrize(
-    "fake_end", [b"\n.\n", b"\n.\r\n", b"\r\n.\n", b"\r.\r", b"\r.\r\n", b"\r\n.\r", b"\n.\r"], ids=repr
+    "fake_end",
+    [b"\n.\n", b"\n.\r\n", b"\r\n.\n", b"\r.\r", b"\r.\r\n", b"\r\n.\r", b"\n.\r", b"\r\r\n.\r\n"],
+    ids=repr,
 )
 async def test_smuggled_message_is_refused_as_a_whole(tier, fake_end):
     line = await tier.connect()
@@ -151,9 +153,34 @@ async def test_smuggled_message_is_refused_as_a_whole(tier, fake_end):
         b"DATA\r\nSubject: smuggled\r\n\r\n.\r\n"
     )
     assert await line.reply() == "554 5.6.0 Bare <CR> or <LF> in message; lines end with <CR><LF>"
-    assert await line.ask("NOOP") == "250 2.0.0 OK"
+    assert await line.reply() == "421 4.7.0 Closing the connection, for the end of the message is in doubt"
+    assert await line.at_end()
     assert tier.store.messages == []
     assert tier.count("postroad_refusals_total", rule="bare_line_end") == 1
+
+
+@pytest.mark.parametrize("body", ["", " BODY=BINARYMIME"])
+@pytest.mark.parametrize("end", [b"\r", b"\n"], ids=repr)
+async def test_no_header_is_brought_past_the_firewall_behind_a_bare_line_end_by_bdat(tier, body, end):
+    line = await tier.connect()
+    await line.start()
+    content = b"Subject: x" + end + b"X-MS-Exchange-Organization-AuthAs: Internal\r\n\r\nhello\r\n"
+    for _ in range(2):
+        await line.script("MAIL FROM:<a@client.example>" + body, "RCPT TO:<b@example.com>")
+        await line.send(b"BDAT 11\r\n" + content[:11] + b"BDAT %d LAST\r\n" % (len(content) - 11) + content[11:])
+        assert await line.reply() == "250 2.0.0 11 octets received"
+        assert await line.reply() == "554 5.6.0 Bare <CR> or <LF> in message; lines end with <CR><LF>"
+    assert tier.store.messages == []
+
+
+@pytest.mark.parametrize(("body", "code"), [("", "554"), (" BODY=8BITMIME", "554"), (" BODY=BINARYMIME", "250")])
+async def test_bare_line_ends_in_a_body_are_for_binary_messages_only(tier, body, code):
+    line = await tier.connect()
+    await line.start()
+    content = b"Subject: x\r\n\r\n\n.\n\r.\r"
+    await line.script("MAIL FROM:<a@client.example>" + body, "RCPT TO:<b@example.com>")
+    await line.send(b"BDAT %d LAST\r\n" % len(content) + content)
+    assert (await line.reply())[:3] == code
 
 
 async def test_bare_lf_in_commands_is_refused_and_counted(tier):

@@ -260,6 +260,11 @@ def _believed(lowered: bytes) -> tuple[str, bool]:
     return (AUTH_AS_VALUES[0], False) if values else ("", False)
 
 
+def end(content: bytes | bytearray) -> int:
+    """Return the offset just after the header's blank line; a message without one is all header."""
+    return _header_ends(content)[1]
+
+
 def _header_ends(content: bytes | bytearray) -> tuple[int, int]:
     """Return the offsets of the blank line and of what follows it; a message without one is all header."""
     if content.startswith(b"\r\n"):

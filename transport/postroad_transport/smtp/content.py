@@ -20,7 +20,7 @@ from postroad_transport.policy.submission import missing_fields
 from postroad_transport.policy.verdict import Refuse
 from postroad_transport.smtp import replies
 from postroad_transport.smtp.bdat import ChunkReader, parse_bdat
-from postroad_transport.smtp.data import DataScanner, Fault
+from postroad_transport.smtp.data import DataScanner, Fault, has_bare_line_end
 from postroad_transport.smtp.received import received_header, transmission_type
 from postroad_transport.smtp.transaction import TransactionVerbs
 from postroad_transport.spool.store import SpoolError, SpoolFullError
@@ -61,6 +61,10 @@ class ContentVerbs(TransactionVerbs):
         if scanner.fault is not None:
             reply = _FAULTS[scanner.fault]
             self.refused("DATA", scanner.fault.name.lower(), reply[:3].decode())
+            if scanner.fault is Fault.BARE_LINE_END:
+                # Where the sender thinks the message ends is unknown: what follows may be a part of it.
+                self._ending = True
+                reply += replies.END_IN_DOUBT
             self._reset_transaction()
             return reply
         return await self._take(scanner.content())
@@ -89,6 +93,11 @@ class ContentVerbs(TransactionVerbs):
         if not last or content is None:
             return f"250 2.0.0 {octets} octets received\r\n".encode()
         self._chunks = None
+        # Binary content holds any octets; its header is text like every other.
+        if has_bare_line_end(content, headers.end(content) if self._mail.body is Body.BINARY_MIME else None):
+            self.refused("BDAT", Fault.BARE_LINE_END.name.lower(), "554")
+            self._reset_transaction()
+            return replies.DATA_BARE_LINE_END
         return await self._take(content)
 
     def _chunk_refusal(self, octets: int) -> bytes:

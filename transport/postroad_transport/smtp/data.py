@@ -20,6 +20,12 @@ class Fault(Enum):
     BARE_LINE_END = "a CR or LF that is not part of CRLF"
 
 
+def has_bare_line_end(content: bytearray, end: int | None = None) -> bool:
+    """Tell whether a CR or LF before `end` is not part of a CRLF."""
+    cr, lf, crlf = content.count(b"\r", 0, end), content.count(b"\n", 0, end), content.count(b"\r\n", 0, end)
+    return not cr == lf == crlf
+
+
 class Sink(Protocol):
     """Takes content as it arrives."""
 
