@@ -1,0 +1,264 @@
+"""Group, usage and grant by role by principal by verb: by the pure functions, and over real SMTP.
+
+Server groups other than ExternallySecuredServers cannot prove themselves over SMTP yet; their sessions are real
+ones that begin with the principal which server authentication will give them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import socket
+from pathlib import Path
+
+import pytest
+from permission_matrix import (
+    ALL,
+    BIG,
+    BYPASS_SPAM,
+    COLLEAGUE,
+    HEADERS,
+    HUB_ONLY,
+    OK,
+    OUTSIDE,
+    OWN,
+    PRINCIPALS,
+    SIZE_LIMIT,
+    Case,
+    cases,
+    expected,
+    members,
+)
+
+from postroad_operator.compile import Compilation, Reason, Snapshot, TierSettings, compile_tier
+from postroad_operator.resources import Ignored, Invalid, Resource, parse
+from postroad_transport.config import Role
+from postroad_transport.config.files import SECRETS_DIRECTORY
+from postroad_transport.policy import headers
+from postroad_transport.policy.address import parse_mailbox
+from postroad_transport.policy.connectors import ConnectorPolicy
+from postroad_transport.policy.receive import check_exch50, check_login, check_mail, check_message, check_recipient
+from postroad_transport.policy.session import ANONYMOUS, SessionFacts
+from postroad_transport.policy.tier import TierPolicy
+from postroad_transport.policy.verdict import Allow, Verdict
+
+PASSWORD = "correct horse"
+HASH = "$2b$04$6tcdIZE7k749KmKiOBbvte9T9.5OZozpns/zfPBFWJb9XKjWlj.I."
+CASES = list(cases())
+
+
+def resource(kind: str, name: str, spec: dict[str, object]) -> Resource:
+    metadata = {"name": name}
+    parsed = parse({"apiVersion": "postroad.dev/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec})
+    assert not isinstance(parsed, Ignored | Invalid), parsed
+    return parsed
+
+
+def address_of(index: int) -> str:
+    """Each case has a connector for one loopback address of its own, all on one port."""
+    return f"127.7.{index // 200}.{index % 200 + 1}"
+
+
+def connector_spec(case: Case, index: int, port: int) -> dict[str, object]:
+    return case.spec | {
+        "bindings": [{"port": port}],
+        "remoteIPRanges": [f"{address_of(index)}/32"],
+        "authMechanisms": ["ExternalAuthoritative"]
+        if case.principal == "ExternallySecuredServers"
+        else ["BasicAuth"],
+        "authentication": {"htpasswdSecretRef": {"name": "users", "key": "htpasswd"}},
+        "limits": {"errors": 0, "tarpit": "0s", "messageSize": SIZE_LIMIT},
+    }
+
+
+def compiled(role: str, port: int) -> tuple[Compilation, list[tuple[str, Case]]]:
+    """Compile every case of a role; return the compilation and the cases by connector name."""
+    named = [(f"c{index}", index, case) for index, case in enumerate(CASES) if case.role == role]
+    objects = [resource("ReceiveConnector", name, connector_spec(case, index, port)) for name, index, case in named]
+    objects.append(resource("AcceptedDomain", "d", {"domain": "example.com", "deliver": {"lmtp": {"host": "m"}}}))
+    users = {"htpasswd": f"alice:{HASH}:{OWN}"}
+    users_secret = parse({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "users"}, "stringData": users})
+    assert isinstance(users_secret, Resource)
+    settings = TierSettings(role=Role(role), hostname="mail.example.com")
+    compilation = compile_tier(Snapshot(settings, (*objects, users_secret)))
+    assert [v for v in compilation.verdicts if not v.accepted] == []
+    return compilation, [(name, case) for name, _, case in named]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def probe_message(header_from: str = "", *, forged: bool = False) -> bytes:
+    fields = {"From": header_from} if header_from else {}
+    lines = (fields | HEADERS if forged else fields).items()
+    return "".join(f"{name}: {value}\r\n" for name, value in lines).encode() + b"\r\nbody\r\n"
+
+
+def observed(stored: bytes) -> dict[str, object]:
+    """Return which forged headers stand in a stored message, and what its stamps say."""
+    lines = stored.partition(b"\r\n\r\n")[0].decode().split("\r\n")
+    stamps = [line.partition(": ")[2] for line in lines if line.startswith("X-MS-Exchange-Organization-AuthAs:")]
+    assert len(stamps) == 1, stored
+    kept = {name for name in list(HEADERS)[:3] if f"{name}: {HEADERS[name]}" in lines}
+    return {"kept": kept, "AuthAs": stamps[0]}
+
+
+# By the pure functions.
+
+
+def outcome(verdict: Verdict) -> str:
+    return OK if isinstance(verdict, Allow) else verdict.reply.line
+
+
+def judged(tier: TierPolicy, connector: ConnectorPolicy, case: Case) -> dict[str, object]:
+    found: dict[str, object] = {}
+    session = SessionFacts("192.0.2.1", 25, principals=frozenset(members(case.principal)))
+    if case.principal.startswith("user:"):
+        session.account, session.account_addresses = "alice", (OWN,)
+        found["login"] = outcome(check_login(connector, session))
+        if found["login"] != OK:
+            session = SessionFacts("192.0.2.1", 25, principals=ANONYMOUS)
+    permissions = connector.permissions(session)
+
+    def mail(address: str, size: int | None = None) -> str:
+        sender = parse_mailbox(address.encode(), smtputf8=False) if address else None
+        return outcome(check_mail(tier, connector, session, sender, size=size))
+
+    def message(content: bytes) -> tuple[str, bytes]:
+        report = headers.inspect(content, permissions, hostname="mail.example.com")
+        kept = content if report.kept is None else b"".join(report.kept) + content[report.header_end :]
+        verdict = check_message(tier, connector, session, report, size=len(content))
+        return outcome(verdict), headers.stamps(session, report) + kept
+
+    found["offers XEXCH50"] = isinstance(check_exch50(connector, session), Allow)
+    found |= {"mail": mail(OUTSIDE), "mail inside": mail(COLLEAGUE), "mail own": mail(OWN)}
+    if mail("") == OK:
+        found["mail size"] = mail("", BIG)
+        for name, address in (("rcpt inside", COLLEAGUE), ("rcpt outside", OUTSIDE)):
+            recipient = parse_mailbox(address.encode(), smtputf8=False)
+            found[name] = outcome(check_recipient(tier, connector, session, recipient, count=0))
+        found["exch50"] = outcome(check_exch50(connector, session))
+        found["from outside"] = message(probe_message(OUTSIDE))[0]
+        found["from inside"] = message(probe_message(COLLEAGUE))[0]
+        found |= observed(message(probe_message(forged=True))[1])
+    return found
+
+
+@pytest.mark.parametrize("role", ["hub", "edge"])
+def test_the_pure_functions_answer_every_case_as_the_tables_say(role: str) -> None:
+    compilation, named = compiled(role, 25)
+    tier = TierPolicy(compilation.config)
+    connectors = {connector.config.name: connector for connector in tier.connectors.connectors}
+    assert {case.name: judged(tier, connectors[name], case) for name, case in named} == {
+        case.name: expected(case) for _, case in named
+    }
+
+
+@pytest.mark.parametrize("group", sorted(HUB_ONLY))
+def test_an_edge_tier_has_no_such_group(group: str) -> None:
+    spec: dict[str, object] = {"permissionGroups": [group], "bindings": [{"port": 25}]}
+    snapshot = Snapshot(TierSettings(role=Role.EDGE), (resource("ReceiveConnector", "c", spec),))
+    (verdict,) = compile_tier(snapshot).verdicts
+    assert verdict.reason is Reason.NOT_AVAILABLE
+
+
+def test_the_matrix_covers_every_permission_of_every_principal() -> None:
+    explicit = {case.name for case in CASES if case.name.startswith(("allow", "deny"))}
+    for principal in PRINCIPALS:
+        for permission in ALL:
+            assert {f"{word} {permission} to {principal}/{principal}" for word in ("allow", "deny")} <= explicit
+
+
+# Over real SMTP.
+
+
+class Session:
+    """A client that knows the probes."""
+
+    def __init__(self, line) -> None:
+        self.line = line
+
+    async def ask(self, command: str) -> str:
+        reply: str = await self.line.ask(command)
+        return OK if reply.startswith("2") else reply
+
+    async def transaction(self, content: bytes) -> str:
+        """Send a message from the null sender; return the reply at its end."""
+        await self.line.script("RSET", "MAIL FROM:<>", f"RCPT TO:<{COLLEAGUE}>", "DATA")
+        await self.line.send(content + b".\r\n")
+        reply: str = await self.line.reply()
+        return OK if reply.startswith("2") else reply
+
+    async def mail(self, address: str, parameters: str = "") -> str:
+        await self.ask("RSET")
+        return await self.ask(f"MAIL FROM:<{address}>{parameters}")
+
+    async def exch50(self) -> str:
+        reply: str = await self.line.ask("XEXCH50 7 1")
+        if reply != "354 Send binary data":
+            return reply
+        return await self.ask("bytes")  # 7 octets with the CRLF
+
+
+async def talked(tier, case: Case, index: int) -> dict[str, object]:
+    found: dict[str, object] = {}
+    line = await tier.connect(local_addr=(address_of(index), 0))
+    session = Session(line)
+    await line.reply()
+    await session.ask("EHLO client.example")
+    if case.principal.startswith("user:"):
+        credentials = base64.b64encode(f"\0alice\0{PASSWORD}".encode()).decode()
+        found["login"] = await session.ask(f"AUTH PLAIN {credentials}")
+    offers = (await line.ask("EHLO client.example")).split("\n")
+    found["offers XEXCH50"] = any(offer[4:] == "XEXCH50" for offer in offers)
+    found["mail"] = await session.mail(OUTSIDE)
+    found["mail inside"] = await session.mail(COLLEAGUE)
+    found["mail own"] = await session.mail(OWN)
+    if await session.mail("") == OK:
+        found["mail size"] = await session.mail("", f" SIZE={BIG}")
+        await session.mail("")
+        found["rcpt outside"] = await session.ask(f"RCPT TO:<{OUTSIDE}>")
+        found["rcpt inside"] = await session.ask(f"RCPT TO:<{COLLEAGUE}>")
+        found["exch50"] = await session.exch50()
+        found["from outside"] = await session.transaction(probe_message(OUTSIDE))
+        found["from inside"] = await session.transaction(probe_message(COLLEAGUE))
+        assert await session.transaction(probe_message(forged=True)) == OK
+        client = address_of(index)
+        stored = [content for envelope, content in tier.store.messages if envelope.client == client]
+        assert stored[-1].count(b"body\r\n") == 1
+        found |= observed(stored[-1])
+    line.close()
+    return found
+
+
+@pytest.mark.parametrize("role", ["hub", "edge"])
+async def test_real_sessions_answer_every_case_as_the_tables_say(role: str, make_tier, tmp_path: Path) -> None:
+    compilation, named = compiled(role, free_port())
+    (tmp_path / SECRETS_DIRECTORY).mkdir()
+    for name, content in compilation.secret_files.items():
+        (tmp_path / SECRETS_DIRECTORY / name).write_bytes(content)
+    tier = await make_tier(config=compilation.config)
+    for name, case in named:
+        if case.principal not in ("Anonymous", "user:alice", "ExternallySecuredServers"):
+            tier.serving.connectors[name].principals = frozenset({case.principal})
+    results = await asyncio.gather(*(talked(tier, case, int(name[1:])) for name, case in named))
+    assert {case.name: result for (_, case), result in zip(named, results, strict=True)} == {
+        case.name: expected(case) for _, case in named
+    }
+    if role == "hub":
+        lacking = set(ALL) - {BYPASS_SPAM}
+        refused = {event["permission"] for event in events(tier, "command.refused") if "permission" in event}
+        stripped_only = {permission for permission in ALL if permission.startswith("Accept-Headers")}
+        assert refused == lacking - stripped_only - {"SMTP-Accept-Authentication-Flag"}
+        for permission in refused:
+            assert tier.count("postroad_refusals_total", permission=permission) > 0
+        reasons = [event["because"] for event in events(tier, "command.refused")]
+        assert any("spec.grants[11] denies SMTP-Accept-Any-Recipient to user:alice" in reason for reason in reasons)
+
+
+def events(tier, name: str) -> list[dict[str, str]]:
+    return [event for event in map(json.loads, tier.events().splitlines()) if event["event"] == name]
