@@ -285,7 +285,7 @@ async def test_oversize_message_is_read_to_its_end_refused_and_not_kept(make_tie
         await line.send(b"x" * 998 + b"\r\n")
     (_session,) = tier.listeners.sessions._open
     await line.send(b".\r\n")
-    assert await line.reply() == "552 5.3.4 Message size exceeds the maximum"
+    assert await line.reply() == "552 5.3.4 Message size exceeds fixed maximum message size"
     assert await line.ask("MAIL FROM:<>") == "250 2.1.0 Sender OK"
 
 
@@ -537,7 +537,10 @@ async def test_chunks_over_the_size_limit_are_drained_and_refused_until_the_tran
     await line.script("MAIL FROM:<>", "RCPT TO:<b@example.com>")
     await line.send(b"BDAT 900\r\n" + bytes(900) + b"BDAT 200\r\n" + bytes(200) + b"BDAT 1 LAST\r\nx")
     replies = [await line.reply() for _ in range(3)]
-    assert replies == ["250 2.0.0 900 octets received"] + ["552 5.3.4 Message size exceeds the maximum"] * 2
+    assert (
+        replies
+        == ["250 2.0.0 900 octets received"] + ["552 5.3.4 Message size exceeds fixed maximum message size"] * 2
+    )
     assert await line.ask("MAIL FROM:<>") == "250 2.1.0 Sender OK"
 
 

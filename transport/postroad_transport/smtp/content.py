@@ -15,7 +15,7 @@ from postroad_transport.config import Permission
 from postroad_transport.message import Body, Content, Envelope, content_size
 from postroad_transport.policy import headers
 from postroad_transport.policy.headers import HeaderReport
-from postroad_transport.policy.receive import check_message
+from postroad_transport.policy.receive import check_message, message_too_big
 from postroad_transport.policy.submission import missing_fields
 from postroad_transport.policy.verdict import Refuse
 from postroad_transport.smtp import replies
@@ -29,7 +29,6 @@ HARD_SIZE_LIMIT = 1 << 30
 """Bytes of a message that no permission lifts."""
 
 _FAULTS = {
-    Fault.TOO_MUCH: replies.TOO_BIG,
     Fault.LINE_TOO_LONG: replies.DATA_LINE_TOO_LONG,
     Fault.BARE_LINE_END: replies.DATA_BARE_LINE_END,
 }
@@ -59,8 +58,7 @@ class ContentVerbs(TransactionVerbs):
         scanner = DataScanner(self._size_limit(), self.serving.line_length_limit)
         await self._receive(scanner)
         if scanner.fault is not None:
-            reply = _FAULTS[scanner.fault]
-            self.refused("DATA", scanner.fault.name.lower(), reply[:3].decode())
+            reply = self._refuse_content("DATA", scanner.fault)
             if scanner.fault is Fault.BARE_LINE_END:
                 # Where the sender thinks the message ends is unknown: what follows may be a part of it.
                 self._ending = True
@@ -110,9 +108,16 @@ class ContentVerbs(TransactionVerbs):
         if self._chunks_refused:
             return self._chunks_refused
         if len(self._chunks or b"") + octets > self._size_limit():
-            self.refused("BDAT", "too_much", "552")
-            return replies.TOO_BIG
+            return self._refuse_content("BDAT", Fault.TOO_MUCH)
         return b""
+
+    def _refuse_content(self, verb: str, fault: Fault) -> bytes:
+        if fault is Fault.TOO_MUCH:
+            # What check_message would say, had it been received whole.
+            return self.refusal(verb, message_too_big(self.connector.policy))
+        reply = _FAULTS[fault]
+        self.refused(verb, fault.name.lower(), reply[:3].decode())
+        return reply
 
     def _size_limit(self) -> int:
         limit = self.connector.config.limits.message_size
