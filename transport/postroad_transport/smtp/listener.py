@@ -239,8 +239,7 @@ class Listeners:
         OSError
             A port cannot be bound.
         """
-        first = self.sessions is None
-        sessions = self.sessions or Sessions(serving)
+        sessions = Sessions(serving) if self.sessions is None else self.sessions
         wanted = set(plan(serving.tier.config).values())
         opened: dict[PortPlan, _Port] = {}
         try:
@@ -251,8 +250,7 @@ class Listeners:
             for port in opened.values():
                 port.close()
             raise
-        if first:
-            self.sessions = sessions
+        self.sessions = sessions
         sessions.serving = serving
         for gone in self._ports.keys() - wanted:
             self._ports.pop(gone).close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -61,6 +62,8 @@ class Child:
         LookupError
             The worker says 404.
         """
+        if self._http.closed:
+            raise WorkerUnreachableError(f"worker {self.settings.index} has ended")
         try:
             async with self._http.request(method, f"http://worker{path}", params=params) as response:
                 body = await response.read()
@@ -70,14 +73,10 @@ class Child:
         except (aiohttp.ClientError, OSError, TimeoutError, msgspec.DecodeError) as error:
             raise WorkerUnreachableError(f"worker {self.settings.index}: {error}") from error
 
-    async def metrics(self) -> list[Family]:
-        """Scrape the worker; its last answer stands in when it does not give a new one."""
-        try:
-            answer = await self.call("GET", "/metrics")
-            self.last_metrics = msgspec.convert(answer, list[Family])
-        except (WorkerUnreachableError, LookupError):
-            pass
-        return self.last_metrics
+    async def scrape(self) -> None:
+        """Bring ``last_metrics`` up to date; the last answer stands in when there is no new one."""
+        with contextlib.suppress(WorkerUnreachableError, LookupError):
+            self.last_metrics = msgspec.convert(await self.call("GET", "/metrics"), list[Family])
 
     async def wait_ready(self) -> dict[str, Any]:
         """Wait until the worker serves; return its status.

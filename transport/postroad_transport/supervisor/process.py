@@ -137,7 +137,8 @@ class Supervisor:
                 return
             self._up.labels(str(index)).set(0)
             self._restarts.labels(str(index)).inc()
-            self._ended.extend(only_growing(child.last_metrics))
+            last, child.last_metrics = child.last_metrics, []
+            self._ended.extend(only_growing(last))
             failures = 0 if loop.time() - since > HEALTHY_AFTER else failures + 1
             delay = RESTART_DELAYS[min(failures, len(RESTART_DELAYS) - 1)]
             self._events.emit("worker.ended", worker=index, status=status, restart_in=delay)
@@ -189,8 +190,9 @@ class Supervisor:
 
     async def collect(self) -> list[Metric]:
         """Return the tier's metrics."""
-        workers = await asyncio.gather(*(child.metrics() for child in self.children))
-        return merge([snapshot(self.registry), self._ended, *workers])
+        await asyncio.gather(*(child.scrape() for child in self.children))
+        # Read in one go: a worker that ends meanwhile is either still a child or among the ended, never both.
+        return merge([snapshot(self.registry), self._ended, *(child.last_metrics for child in self.children)])
 
     async def status(self) -> list[dict[str, Any]]:
         """Return each worker's own status; one that does not answer is ``{"index": n, "error": why}``."""

@@ -1,4 +1,4 @@
-"""What is told about a message, and in which order."""
+"""What is told about a message, in which order, and by which configuration."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import email.utils
 import json
 from dataclasses import replace
 
-from conftest import INTERNET, connector
+from conftest import INTERNET, connector, tier_config
 
 from postroad_transport.message import Content, Envelope
+from postroad_transport.smtp.serving import prepare
 
 
 async def test_the_receive_event_precedes_everything_delivery_says_about_the_message(make_tier):
@@ -38,3 +39,18 @@ async def test_a_message_between_servers_is_not_completed_and_its_trace_is_dated
     trace = content.partition(b";")[2].splitlines()[1].strip().decode()
     assert email.utils.parsedate_to_datetime(trace).utcoffset() is not None
     assert trace.endswith("+0000")
+
+
+async def test_a_new_configuration_is_served_though_no_session_was_open_when_it_came(make_tier):
+    tier = await make_tier()
+    replacement = prepare(
+        tier_config(connector(banner="changed")),
+        tier.events_file.parent,
+        store=tier.store,
+        metrics=tier.metrics,
+        events=tier.serving.events,
+        on_committed=lambda envelope, content: None,
+    )
+    await tier.listeners.apply(replacement)
+    line = await tier.connect()
+    assert await line.reply() == "220 mail.example.com changed"
