@@ -7,12 +7,11 @@ ones that begin with the principal which server authentication will give them.
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
-import socket
 from pathlib import Path
 
 import pytest
+from manifest_kit import ACCOUNTS, auth_plain, compiled, connector, domain, free_ports, secrets, users
 from permission_matrix import (
     ALL,
     BIG,
@@ -31,10 +30,9 @@ from permission_matrix import (
     members,
 )
 
-from postroad_operator.compile import Compilation, Reason, Snapshot, TierSettings, compile_tier
-from postroad_operator.resources import Ignored, Invalid, Resource, parse
+from postroad_operator.compile import Compilation, Reason
+from postroad_operator.resources import Resource
 from postroad_transport.config import Role
-from postroad_transport.config.files import SECRETS_DIRECTORY
 from postroad_transport.policy import headers
 from postroad_transport.policy.address import parse_mailbox
 from postroad_transport.policy.connectors import ConnectorPolicy
@@ -43,16 +41,7 @@ from postroad_transport.policy.session import ANONYMOUS, SessionFacts
 from postroad_transport.policy.tier import TierPolicy
 from postroad_transport.policy.verdict import Allow, Verdict
 
-PASSWORD = "correct horse"
-HASH = "$2b$04$6tcdIZE7k749KmKiOBbvte9T9.5OZozpns/zfPBFWJb9XKjWlj.I."
 CASES = list(cases())
-
-
-def resource(kind: str, name: str, spec: dict[str, object]) -> Resource:
-    metadata = {"name": name}
-    parsed = parse({"apiVersion": "postroad.dev/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec})
-    assert not isinstance(parsed, Ignored | Invalid), parsed
-    return parsed
 
 
 def address_of(index: int) -> str:
@@ -60,36 +49,24 @@ def address_of(index: int) -> str:
     return f"127.7.{index // 200}.{index % 200 + 1}"
 
 
-def connector_spec(case: Case, index: int, port: int) -> dict[str, object]:
-    return case.spec | {
-        "bindings": [{"port": port}],
+def case_connector(case: Case, index: int, port: int) -> Resource:
+    external = case.principal == "ExternallySecuredServers"
+    spec = case.spec | {
         "remoteIPRanges": [f"{address_of(index)}/32"],
-        "authMechanisms": ["ExternalAuthoritative"]
-        if case.principal == "ExternallySecuredServers"
-        else ["BasicAuth"],
-        "authentication": {"htpasswdSecretRef": {"name": "users", "key": "htpasswd"}},
-        "limits": {"errors": 0, "tarpit": "0s", "messageSize": SIZE_LIMIT},
+        "authMechanisms": ["ExternalAuthoritative" if external else "BasicAuth"],
+        "authentication": ACCOUNTS,
+        "limits": {"messageSize": SIZE_LIMIT},
     }
+    return connector(f"c{index}", port, **spec)
 
 
-def compiled(role: str, port: int) -> tuple[Compilation, list[tuple[str, Case]]]:
+def compiled_cases(role: str, port: int) -> tuple[Compilation, list[tuple[str, Case]]]:
     """Compile every case of a role; return the compilation and the cases by connector name."""
-    named = [(f"c{index}", index, case) for index, case in enumerate(CASES) if case.role == role]
-    objects = [resource("ReceiveConnector", name, connector_spec(case, index, port)) for name, index, case in named]
-    objects.append(resource("AcceptedDomain", "d", {"domain": "example.com", "deliver": {"lmtp": {"host": "m"}}}))
-    users = {"htpasswd": f"alice:{HASH}:{OWN}"}
-    users_secret = parse({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "users"}, "stringData": users})
-    assert isinstance(users_secret, Resource)
-    settings = TierSettings(role=Role(role), hostname="mail.example.com")
-    compilation = compile_tier(Snapshot(settings, (*objects, users_secret)))
+    mine = [(index, case) for index, case in enumerate(CASES) if case.role == role]
+    objects = [case_connector(case, index, port) for index, case in mine]
+    compilation = compiled(*objects, domain("example.com"), users(f"alice:{OWN}"), role=Role(role))
     assert [v for v in compilation.verdicts if not v.accepted] == []
-    return compilation, [(name, case) for name, _, case in named]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return compilation, [(f"c{index}", case) for index, case in mine]
 
 
 def probe_message(header_from: str = "", *, forged: bool = False) -> bytes:
@@ -114,34 +91,34 @@ def outcome(verdict: Verdict) -> str:
     return OK if isinstance(verdict, Allow) else verdict.reply.line
 
 
-def judged(tier: TierPolicy, connector: ConnectorPolicy, case: Case) -> dict[str, object]:
+def judged(tier: TierPolicy, policy: ConnectorPolicy, case: Case) -> dict[str, object]:
     found: dict[str, object] = {}
     session = SessionFacts("192.0.2.1", 25, principals=frozenset(members(case.principal)))
     if case.principal.startswith("user:"):
         session.account, session.account_addresses = "alice", (OWN,)
-        found["login"] = outcome(check_login(connector, session))
+        found["login"] = outcome(check_login(policy, session))
         if found["login"] != OK:
             session = SessionFacts("192.0.2.1", 25, principals=ANONYMOUS)
-    permissions = connector.permissions(session)
+    permissions = policy.permissions(session)
 
     def mail(address: str, size: int | None = None) -> str:
         sender = parse_mailbox(address.encode(), smtputf8=False) if address else None
-        return outcome(check_mail(tier, connector, session, sender, size=size))
+        return outcome(check_mail(tier, policy, session, sender, size=size))
 
     def message(content: bytes) -> tuple[str, bytes]:
         report = headers.inspect(content, permissions, hostname="mail.example.com")
         kept = content if report.kept is None else b"".join(report.kept) + content[report.header_end :]
-        verdict = check_message(tier, connector, session, report, size=len(content))
+        verdict = check_message(tier, policy, session, report, size=len(content))
         return outcome(verdict), headers.stamps(session, report) + kept
 
-    found["offers XEXCH50"] = isinstance(check_exch50(connector, session), Allow)
+    found["offers XEXCH50"] = isinstance(check_exch50(policy, session), Allow)
     found |= {"mail": mail(OUTSIDE), "mail inside": mail(COLLEAGUE), "mail own": mail(OWN)}
     if mail("") == OK:
         found["mail size"] = mail("", BIG)
         for name, address in (("rcpt inside", COLLEAGUE), ("rcpt outside", OUTSIDE)):
             recipient = parse_mailbox(address.encode(), smtputf8=False)
-            found[name] = outcome(check_recipient(tier, connector, session, recipient, count=0))
-        found["exch50"] = outcome(check_exch50(connector, session))
+            found[name] = outcome(check_recipient(tier, policy, session, recipient, count=0))
+        found["exch50"] = outcome(check_exch50(policy, session))
         found["from outside"] = message(probe_message(OUTSIDE))[0]
         found["from inside"] = message(probe_message(COLLEAGUE))[0]
         found |= observed(message(probe_message(forged=True))[1])
@@ -150,9 +127,9 @@ def judged(tier: TierPolicy, connector: ConnectorPolicy, case: Case) -> dict[str
 
 @pytest.mark.parametrize("role", ["hub", "edge"])
 def test_the_pure_functions_answer_every_case_as_the_tables_say(role: str) -> None:
-    compilation, named = compiled(role, 25)
+    compilation, named = compiled_cases(role, 25)
     tier = TierPolicy(compilation.config)
-    connectors = {connector.config.name: connector for connector in tier.connectors.connectors}
+    connectors = {policy.config.name: policy for policy in tier.connectors.connectors}
     assert {case.name: judged(tier, connectors[name], case) for name, case in named} == {
         case.name: expected(case) for _, case in named
     }
@@ -160,9 +137,7 @@ def test_the_pure_functions_answer_every_case_as_the_tables_say(role: str) -> No
 
 @pytest.mark.parametrize("group", sorted(HUB_ONLY))
 def test_an_edge_tier_has_no_such_group(group: str) -> None:
-    spec: dict[str, object] = {"permissionGroups": [group], "bindings": [{"port": 25}]}
-    snapshot = Snapshot(TierSettings(role=Role.EDGE), (resource("ReceiveConnector", "c", spec),))
-    (verdict,) = compile_tier(snapshot).verdicts
+    (verdict,) = compiled(connector("c", 25, permissionGroups=[group]), role=Role.EDGE).verdicts
     assert verdict.reason is Reason.NOT_AVAILABLE
 
 
@@ -211,8 +186,7 @@ async def talked(tier, case: Case, index: int) -> dict[str, object]:
     await line.reply()
     await session.ask("EHLO client.example")
     if case.principal.startswith("user:"):
-        credentials = base64.b64encode(f"\0alice\0{PASSWORD}".encode()).decode()
-        found["login"] = await session.ask(f"AUTH PLAIN {credentials}")
+        found["login"] = await session.ask(auth_plain("alice"))
     offers = (await line.ask("EHLO client.example")).split("\n")
     found["offers XEXCH50"] = any(offer[4:] == "XEXCH50" for offer in offers)
     found["mail"] = await session.mail(OUTSIDE)
@@ -237,10 +211,8 @@ async def talked(tier, case: Case, index: int) -> dict[str, object]:
 
 @pytest.mark.parametrize("role", ["hub", "edge"])
 async def test_real_sessions_answer_every_case_as_the_tables_say(role: str, make_tier, tmp_path: Path) -> None:
-    compilation, named = compiled(role, free_port())
-    (tmp_path / SECRETS_DIRECTORY).mkdir()
-    for name, content in compilation.secret_files.items():
-        (tmp_path / SECRETS_DIRECTORY / name).write_bytes(content)
+    compilation, named = compiled_cases(role, *free_ports(1))
+    secrets(tmp_path, compilation)
     tier = await make_tier(config=compilation.config)
     for name, case in named:
         if case.principal not in ("Anonymous", "user:alice", "ExternallySecuredServers"):
