@@ -185,7 +185,7 @@ def _print(console: Console, full: FullExplanation) -> None:
     )
     _table(console, "What the client sees", [(escape(e.command), escape(e.reply)) for e in full.conversation])
     if said.accepted:
-        added = [("[green]added[/]", escape(line)) for line in (full.trace, *said.added)]
+        added = [("[green]added[/]", escape(line)) for line in (full.trace, *said.added, *full.completed)]
         _table(console, "Headers", added + [("[red]stripped[/]", escape(name)) for name in said.stripped])
         _table(console, "Routes", [row for delivery in full.deliveries for row in _route(delivery)])
         taken = f"accepted for {', '.join(said.recipients)}"

@@ -17,7 +17,6 @@ from postroad_transport.policy.connectors import ConnectorPolicy, decisive_field
 from postroad_transport.policy.headers import auth_as, firewall_permission, inspect, stamps
 from postroad_transport.policy.principals import authenticated_principals, initial_principals
 from postroad_transport.policy.receive import (
-    AUTH_NOT_OFFERED,
     AUTHENTICATION_UNSUCCESSFUL,
     check_auth,
     check_login,
@@ -33,6 +32,7 @@ from postroad_transport.policy.verdict import Allow, Refuse, Verdict
 AccountsOf = Callable[[ReceiveConnector], Mapping[str, tuple[str, ...]]]
 """Looks up a connector's accounts: from login name to the addresses listed for it."""
 
+AUTH_NOT_OFFERED = Reply(502, "5.5.1", "AUTH is not offered")
 TLS_NOT_OFFERED = Reply(502, "5.5.1", "STARTTLS is not offered")
 NON_ASCII_ADDRESS = Reply(553, "5.6.7", "A non-ASCII address needs SMTPUTF8")
 

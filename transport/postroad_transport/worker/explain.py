@@ -6,9 +6,8 @@ accounts, replies that no rule decides, the trace header, the routes and the fir
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
-from itertools import groupby
 from pathlib import Path
 
 import msgspec
@@ -21,6 +20,7 @@ from postroad_transport.policy.explain import AccountsOf, Explanation, Scenario,
 from postroad_transport.policy.explain import explain as ask_rules
 from postroad_transport.policy.headers import outbound, send_permission
 from postroad_transport.policy.principals import destination_principals, send_permissions
+from postroad_transport.policy.submission import missing_fields
 from postroad_transport.policy.tier import TierPolicy
 from postroad_transport.routing.table import Route, RoutingTable, Unroutable
 from postroad_transport.smtp import replies
@@ -73,6 +73,8 @@ class FullExplanation(msgspec.Struct, frozen=True, kw_only=True, rename="camel")
     explanation: Explanation
     trace: str = ""
     """The ``Received`` header that would be added, up to its identifier."""
+    completed: tuple[str, ...] = ()
+    """Fields that a user's message lacks and is given."""
     deliveries: tuple[Delivery, ...] = ()
 
 
@@ -96,6 +98,7 @@ def explain(config: TierConfig, scenario: Scenario, *, accounts: AccountsOf | No
         conversation=conversation,
         explanation=explanation,
         trace=trace,
+        completed=_completed(config, scenario, explanation),
         deliveries=tuple(_delivery(table, recipient, header.encode()) for recipient in explanation.recipients),
     )
 
@@ -117,9 +120,20 @@ def _conversation(config: TierConfig, scenario: Scenario, explanation: Explanati
     if not explanation.connector:
         bound = any(b.port == scenario.port for connector in config.receive_connectors for b in connector.bindings)
         yield Exchange(command="", reply=_text(replies.NO_CONNECTOR) if bound else CONNECTION_REFUSED)
-    for verb, steps in groupby(explanation.steps, key=_command):
+    for steps in _by_command(explanation.steps):
         refusal = next((step.reply for step in steps if not step.allowed), "")
-        yield Exchange(command=verb, reply=refusal or _text(_POSITIVE[verb.partition(" ")[0]]))
+        yield Exchange(command=_command(steps[0]), reply=refusal or _text(_POSITIVE[steps[0].verb]))
+
+
+def _by_command(steps: Iterable[Step]) -> list[list[Step]]:
+    """Put together the rules that judge one command; every RCPT is a command of its own."""
+    commands: list[list[Step]] = []
+    for step in steps:
+        if commands and step.verb == commands[-1][0].verb != "RCPT":
+            commands[-1].append(step)
+        else:
+            commands.append([step])
+    return commands
 
 
 def _command(step: Step) -> str:
@@ -150,6 +164,14 @@ def _trace(scenario: Scenario, connector: ReceiveConnector, explanation: Explana
         now=0.0,
     )
     return " ".join(header.decode().partition(" id ")[0].split())
+
+
+def _completed(config: TierConfig, scenario: Scenario, explanation: Explanation) -> tuple[str, ...]:
+    if not scenario.account:
+        return ()
+    header = explanation.header.encode()
+    lines = missing_fields(header, len(header), identifier="ID", host=config.hostname, now=0.0).decode()
+    return tuple(line.partition(":")[0] for line in lines.splitlines())
 
 
 def _is_ascii(scenario: Scenario) -> bool:
