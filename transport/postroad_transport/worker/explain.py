@@ -151,12 +151,13 @@ def _text(reply: bytes) -> str:
 
 
 def _trace(scenario: Scenario, connector: ReceiveConnector, explanation: Explanation) -> str:
+    smtputf8 = "SMTPUTF8" in connector.extensions and not _is_ascii(scenario)
     header = received_header(
         helo=scenario.helo,
         client=scenario.remote_ip,
         by=connector.fqdn,
         protocol=transmission_type(
-            extended=True, tls=explanation.tls, authenticated=bool(scenario.account), smtputf8=not _is_ascii(scenario)
+            extended=True, tls=explanation.tls, authenticated=bool(scenario.account), smtputf8=smtputf8
         ),
         tls="",
         message="",
