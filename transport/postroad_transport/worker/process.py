@@ -26,6 +26,8 @@ from postroad_transport.worker.control import application
 from postroad_transport.worker.hops import Resolvers, hop_factory, read_credentials
 from postroad_transport.worker.settings import WorkerSettings
 
+#: Seconds that a worker takes to stop when its supervisor is gone: the next one wants its spool and ports.
+ORPHAN_GRACE = 2.0
 #: Seconds between two writes of the event log.
 EVENT_FLUSH = 0.2
 
@@ -214,9 +216,8 @@ class Worker:
             await asyncio.sleep(EVENT_FLUSH)
             self._events.flush()
 
-    async def drain(self) -> None:
-        """Stop accepting, finish what is under way, leave the rest in the spool."""
-        grace = self._settings.drain_timeout
+    async def drain(self, grace: float) -> None:
+        """Stop accepting, finish what is under way within `grace` seconds, leave the rest in the spool."""
         started = time.monotonic()
         await self._listeners.drain(grace)
         await self._queue.drain(max(1.0, grace - (time.monotonic() - started)))
@@ -238,7 +239,7 @@ async def run(settings: WorkerSettings) -> None:
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_signal_handler(signal.SIGINT, lambda: None)
-    await loop.connect_read_pipe(lambda: _Orphaned(stop), sys.stdin)
+    _, supervisor = await loop.connect_read_pipe(lambda: _Supervisor(stop), sys.stdin)
     worker = await Worker.start(settings, events)
     flusher = asyncio.create_task(worker.flush_events())
     runner = web.AppRunner(application(worker), access_log=None)
@@ -247,18 +248,20 @@ async def run(settings: WorkerSettings) -> None:
     await web.UnixSite(runner, str(settings.control)).start()
     settings.control.chmod(0o600)
     await stop.wait()
-    await worker.drain()
+    await worker.drain(ORPHAN_GRACE if supervisor.gone else settings.drain_timeout)
     flusher.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await flusher
     await runner.cleanup()
 
 
-class _Orphaned(asyncio.Protocol):
+class _Supervisor(asyncio.Protocol):
     """Sees the end of the pipe from the supervisor."""
 
     def __init__(self, stop: asyncio.Event) -> None:
         self._stop = stop
+        self.gone = False
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.gone = True
         self._stop.set()
