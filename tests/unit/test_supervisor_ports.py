@@ -32,8 +32,7 @@ async def test_waiting_ends_when_the_port_is_let_go(shared_port: socket.socket) 
     await ports.require_free(["127.0.0.1"], [number])
 
 
-async def test_a_port_that_stays_taken_is_named(shared_port: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ports, "PATIENCE", 0.0)
+async def test_a_port_that_stays_taken_is_named(shared_port: socket.socket) -> None:
     number = shared_port.getsockname()[1]
     with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{number}: Address already in use"):
-        await ports.require_free(["127.0.0.1"], [number])
+        await ports.require_free(["127.0.0.1"], [number], patience=0.0)

@@ -24,6 +24,7 @@ from postroad_operator.run.follow import Follower, publish
 from postroad_transport.config import Role
 from postroad_transport.config.files import ConfigError
 from postroad_transport.supervisor.child import WorkerUnreachableError
+from postroad_transport.supervisor.claim import ClaimedError, claim
 from postroad_transport.supervisor.process import Supervisor, SupervisorSettings, short_run_dir
 from postroad_transport.supervisor.service import open_log, serving, stop_on_signals
 from postroad_transport.telemetry.events import EventLog
@@ -68,7 +69,11 @@ def run(
         workers=workers,
     )
     log_path = events or str(state_dir / "events.jsonl")
-    sys.exit(asyncio.run(_run(directory, settings, options, log_path, metrics_port)))
+    try:
+        with claim(state_dir):
+            sys.exit(asyncio.run(_run(directory, settings, options, log_path, metrics_port)))
+    except ClaimedError as error:
+        raise click.ClickException(str(error)) from error
 
 
 async def _run(

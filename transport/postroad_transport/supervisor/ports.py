@@ -38,16 +38,16 @@ def taken(addresses: Iterable[str], ports: Iterable[int]) -> list[str]:
     return found
 
 
-async def require_free(addresses: Iterable[str], ports: Iterable[int]) -> None:
+async def require_free(addresses: Iterable[str], ports: Iterable[int], *, patience: float = PATIENCE) -> None:
     """Wait until the ports are free.
 
     Raises
     ------
     OSError
-        One still is not after :data:`PATIENCE`; the message names all of them.
+        One still is not after `patience` seconds; the message names all of them.
     """
     addresses, ports = tuple(addresses), set(ports)
-    deadline = asyncio.get_running_loop().time() + PATIENCE
+    deadline = asyncio.get_running_loop().time() + patience
     while problems := taken(addresses, ports):
         if asyncio.get_running_loop().time() >= deadline:
             raise OSError("cannot listen on " + "; ".join(problems))

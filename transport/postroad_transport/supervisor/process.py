@@ -165,7 +165,7 @@ class Supervisor:
             try:
                 config, digest = load(self.settings.config_dir)
                 added = bound_ports(config) - (bound_ports(self.config) if self.config else set())
-                await require_free(self.settings.addresses, added)
+                await require_free(self.settings.addresses, added, patience=0.0)
                 await self._reload_child(self.children[0], "trial")
                 copy(self.settings.config_dir, self.served_dir)
             except (ConfigError, WorkerUnreachableError, OSError) as error:
