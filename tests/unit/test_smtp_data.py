@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from postroad_transport.delivery.wire_form import data_form
+from postroad_transport.message import PlainContent
 from postroad_transport.smtp.bdat import ChunkReader, parse_bdat
 from postroad_transport.smtp.data import DataScanner, Fault
 
@@ -77,6 +79,20 @@ def test_limits_do_not_depend_on_how_the_network_cuts(stream, places, size, line
         too_much = len(message) > size
         too_long = any(len(text) + 2 > line for text in message.split(b"\r\n")[:-1])
         assert (scanner.fault is not None) == (too_much or too_long)
+
+
+@given(stream=wire, places=cuts)
+def test_plain_content_needs_no_dots_stuffed_and_no_line_end_changed(stream, places):
+    scanner, rest = scan(cut(stream, places))
+    if rest is not None and scanner.fault is None and scanner.plain:
+        content = bytes(scanner.content())
+        assert b"".join(data_form([content])) == content + b".\r\n"
+        assert data_form(PlainContent((b"Trace: x\r\n", content))) == [b"Trace: x\r\n", content, b".\r\n"]
+
+
+@pytest.mark.parametrize(("stream", "plain"), [(b"a.\r\nb\r\n.\r\n", True), (b"a\r\n..b\r\n.\r\n", False)])
+def test_content_without_lines_that_begin_with_a_dot_is_plain(stream, plain):
+    assert scan([stream])[0].plain is plain
 
 
 @pytest.mark.parametrize(

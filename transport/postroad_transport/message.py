@@ -78,8 +78,19 @@ class Envelope(msgspec.Struct, kw_only=True, omit_defaults=True):
     hops: int = 0
 
 
-Content = Sequence[bytes | bytearray | memoryview]
+Chunk = bytes | bytearray | memoryview
+
+Content = Sequence[Chunk]
 """Chunks which, joined, are the message."""
+
+
+class PlainContent(tuple[Chunk, ...]):
+    """Content that goes through DATA as it is: all lines end with CRLF, the last too, and none begins with a dot.
+
+    What receiving has found out need not be found out again for every delivery.
+    """
+
+    __slots__ = ()
 
 
 def content_size(content: Content) -> int:

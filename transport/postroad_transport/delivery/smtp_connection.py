@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import cast
 
 from postroad_transport.delivery.peer_reply import PeerReply, ReplyParser, ReplySyntaxError
-from postroad_transport.delivery.wire_form import Buffer
+from postroad_transport.message import Chunk
 
 WRITE_SLICE = 256 * 1024
 """Bytes handed to the transport between two looks at its buffer."""
@@ -120,7 +120,7 @@ class SmtpConnection(asyncio.Protocol):
         taken, self._replies = self._replies[:count], self._replies[count:]
         return taken
 
-    async def stream(self, chunks: Sequence[Buffer], seconds: float) -> bool:
+    async def stream(self, chunks: Sequence[Chunk], seconds: float) -> bool:
         """Send message content, holding back while the peer does not read.
 
         Returns False when the peer answered or the connection failed before everything was handed over.
@@ -195,7 +195,7 @@ class SmtpConnection(asyncio.Protocol):
             self._transport.abort()
 
 
-def _slices(chunks: Iterable[Buffer]) -> Iterable[Buffer]:
+def _slices(chunks: Iterable[Chunk]) -> Iterable[Chunk]:
     for chunk in chunks:
         if len(chunk) <= WRITE_SLICE:
             yield chunk

@@ -26,8 +26,8 @@ from postroad_transport.delivery.smtp_commands import (
     uses_binary,
 )
 from postroad_transport.delivery.smtp_connection import SmtpConnection
-from postroad_transport.delivery.wire_form import Buffer, data_form
-from postroad_transport.message import Content, Envelope, Recipient, content_size
+from postroad_transport.delivery.wire_form import data_form
+from postroad_transport.message import Chunk, Content, Envelope, Recipient, content_size
 
 _DATA = b"DATA\r\n"
 _OUT_OF_STEP = "451 4.5.0 protocol error: replies out of step"
@@ -152,7 +152,7 @@ class SmtpTransactions:
             refused = self._refused(None)
             connection.abort()
             return [refused] * accepted
-        chunks: list[Buffer]
+        chunks: list[Chunk]
         if binary:
             chunks = [b"BDAT %d LAST\r\n" % content_size(content), *content]
         elif data_reply is not None and data_reply.code == 354:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import re
 
-from postroad_transport.message import Content
-
-Buffer = bytes | bytearray | memoryview
+from postroad_transport.message import Chunk, Content, PlainContent
 
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 
 
-def data_form(content: Content) -> list[Buffer]:
+def data_form(content: Content) -> list[Chunk]:
     """Return chunks to write after 354, terminator included.
 
-    The common message (clean line ends, no line that starts with a dot) is passed on as it is, without a copy.
+    The common message (clean line ends, no line that starts with a dot) is passed on as it is, without a copy;
+    one that receiving found to be so is not even looked at.
     Bare CR and LF, which a client must not send and which make messages smuggle, become CRLF.
     """
-    chunks: list[Buffer] = []
+    if isinstance(content, PlainContent):
+        return [*content, b".\r\n"]
+    chunks: list[Chunk] = []
     at_line_start = True
     for chunk in content:
         if not chunk:
@@ -36,6 +37,6 @@ def data_form(content: Content) -> list[Buffer]:
     return chunks
 
 
-def _normalised(content: Content) -> list[Buffer]:
+def _normalised(content: Content) -> list[Chunk]:
     whole = _LINE_END.sub(b"\r\n", b"".join(content))
     return data_form([whole])

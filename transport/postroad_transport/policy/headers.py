@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from postroad_transport.config import Permission, Principal
-from postroad_transport.message import Content
+from postroad_transport.message import Content, PlainContent
 from postroad_transport.policy.address import Mailbox
 from postroad_transport.policy.originators import Originators, parse_originators
 from postroad_transport.policy.session import SessionFacts
@@ -192,7 +192,9 @@ def outbound(content: Content, permissions: frozenset[Permission]) -> Outbound:
     header, stripped = _strip(block, b"\n" + block.lower(), pattern)
     if not stripped:
         return Outbound(content, ())
-    return Outbound([header + head[len(block) :], *body], stripped)
+    left = (header + head[len(block) :], *body)
+    # Without some of its header fields a plain message is as plain as before.
+    return Outbound(PlainContent(left) if isinstance(content, PlainContent) else left, stripped)
 
 
 def auth_as(session: SessionFacts, report: HeaderReport) -> str:
@@ -266,11 +268,14 @@ def end(content: bytes | bytearray) -> int:
 
 
 def _header_ends(content: bytes | bytearray) -> tuple[int, int]:
-    """Return the offsets of the blank line and of what follows it; a message without one is all header."""
+    """Return the offsets of the blank line and of what follows it; a message without one is all header.
+
+    The line before may end in a bare line feed: taking fields out must not move the end of the header.
+    """
     if content.startswith(b"\r\n"):
         return 0, 2
-    found = content.find(b"\r\n\r\n")
-    return (len(content), len(content)) if found < 0 else (found + 2, found + 4)
+    found = content.find(b"\n\r\n")
+    return (len(content), len(content)) if found < 0 else (found + 1, found + 3)
 
 
 def _strip(block: bytes, lowered: bytes, pattern: re.Pattern[bytes]) -> tuple[bytes, tuple[str, ...]]:
@@ -302,7 +307,7 @@ def _split(content: Content) -> tuple[bytes, list[bytes | bytearray | memoryview
         for offset in range(0, len(view), _WINDOW):
             before = len(head)
             head += view[offset : offset + _WINDOW]
-            end = 2 if head.startswith(b"\r\n") else head.find(b"\r\n\r\n", max(0, before - 3)) + 4
-            if end != 3:
+            end = 2 if head.startswith(b"\r\n") else head.find(b"\n\r\n", max(0, before - 2)) + 3
+            if end != 2:
                 return bytes(head[:end]), [view[offset + end - before :], *content[index + 1 :]]
     return bytes(head), []

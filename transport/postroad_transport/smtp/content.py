@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 from postroad_transport.config import Permission
-from postroad_transport.message import Body, Content, Envelope, content_size
+from postroad_transport.message import Body, Content, Envelope, PlainContent, content_size
 from postroad_transport.policy import headers
 from postroad_transport.policy.headers import HeaderReport
 from postroad_transport.policy.receive import check_message, message_too_big
@@ -65,7 +65,7 @@ class ContentVerbs(TransactionVerbs):
                 reply += replies.END_IN_DOUBT
             self._reset_transaction()
             return reply
-        return await self._take(scanner.content())
+        return await self._take(scanner.content(), plain=scanner.plain)
 
     def verb_bdat(self, argument: bytes) -> bytes | Awaitable[bytes]:
         """RFC 3030 section 2. Whatever the answer, the octets that were announced are read."""
@@ -124,20 +124,20 @@ class ContentVerbs(TransactionVerbs):
         lifted = Permission.BYPASS_MESSAGE_SIZE_LIMIT in self.connector.policy.permissions(self.facts)
         return HARD_SIZE_LIMIT if lifted or not limit else limit
 
-    async def _take(self, content: bytearray) -> bytes:
+    async def _take(self, content: bytearray, *, plain: bool = False) -> bytes:
         """Decide on a whole message, commit it, answer."""
         began = time.perf_counter()
         # A client that closed its side still gets its commit and its answer, one that is gone its commit.
         self._handing_over = True
         try:
-            reply = await self._decide_and_commit(content)
+            reply = await self._decide_and_commit(content, plain=plain)
         finally:
             self._handing_over = False
             self._reset_transaction()
         self.connector.accept_seconds.observe(time.perf_counter() - began)
         return reply
 
-    async def _decide_and_commit(self, content: bytearray) -> bytes:
+    async def _decide_and_commit(self, content: bytearray, *, plain: bool) -> bytes:
         serving, connector = self.serving, self.connector
         policy = connector.policy
         permissions = policy.permissions(self.facts)
@@ -146,6 +146,8 @@ class ContentVerbs(TransactionVerbs):
         if isinstance(verdict, Refuse):
             return self.refusal("DATA", verdict)
         envelope, chunks = self._compose(content, report)
+        if plain:
+            chunks = PlainContent(chunks)
         received = partial(self._report, envelope, content, report, self._tls_version())
         reply = await self._commit(envelope, chunks, received)
         if reply is None:

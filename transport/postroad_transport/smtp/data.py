@@ -7,9 +7,11 @@ byte is looked at a constant number of times, at C speed, and only an acceptable
 from __future__ import annotations
 
 from enum import Enum
+from io import IncrementalNewlineDecoder
 from typing import Protocol
 
 _END = b"\r\n.\r\n"
+_DOT_LINE = b"\r\n."
 
 
 class Fault(Enum):
@@ -20,10 +22,33 @@ class Fault(Enum):
     BARE_LINE_END = "a CR or LF that is not part of CRLF"
 
 
+class LineEnds:
+    """Notices a CR or LF that is not part of a CRLF, in whatever pieces the content comes.
+
+    The standard library's newline decoder notes the kinds of line end it sees, in one pass over each piece;
+    counting CR, LF and CRLF takes three passes and five times as long.
+    """
+
+    __slots__ = ("_decoder",)
+
+    def __init__(self) -> None:
+        self._decoder = IncrementalNewlineDecoder(None, translate=False)
+
+    def feed(self, data: bytes | bytearray) -> None:
+        """Look at the next piece."""
+        self._decoder.decode(data.decode("latin-1"))
+
+    def bare(self) -> bool:
+        """Tell, after the last piece, whether there was one."""
+        self._decoder.decode("", final=True)
+        return self._decoder.newlines not in (None, "\r\n")
+
+
 def has_bare_line_end(content: bytearray, end: int | None = None) -> bool:
     """Tell whether a CR or LF before `end` is not part of a CRLF."""
-    cr, lf, crlf = content.count(b"\r", 0, end), content.count(b"\n", 0, end), content.count(b"\r\n", 0, end)
-    return not cr == lf == crlf
+    line_ends = LineEnds()
+    line_ends.feed(content if end is None else content[:end])
+    return line_ends.bare()
 
 
 class Sink(Protocol):
@@ -50,12 +75,9 @@ class DataScanner:
 
     __slots__ = (
         "_body",
-        "_cr",
-        "_crlf",
-        "_last",
-        "_lf",
+        "_line_ends",
         "_line_start",
-        "_strict",
+        "_stuffed",
         "fault",
         "line_limit",
         "size_limit",
@@ -69,52 +91,58 @@ class DataScanner:
         # the first line like every other one. It is dropped at the end.
         self._body = bytearray(b"\r\n")
         self._line_start = 2
-        self._strict = strict_line_ends
-        self._cr = self._lf = self._crlf = 0
-        self._last = 0
+        self._line_ends = LineEnds() if strict_line_ends else None
+        self._stuffed = False
+
+    @property
+    def plain(self) -> bool:
+        """Whether all line ends are known to be CRLF, and no line of the message begins with a dot."""
+        return self._line_ends is not None and not self._stuffed
 
     def feed(self, data: bytes) -> bytes | None:
         """Take `data`. Return None when more is needed, else what follows the end of data."""
         body = self._body
         known = len(body)
         body += data
-        found = body.find(_END, max(0, known - 4))
+        found = self._find_end(max(0, known - 4))
         if found < 0:
-            if self._strict:
-                self._count(data)
+            if self._line_ends is not None and self.fault is None:
+                self._line_ends.feed(data)
             self._check(len(body))
             return None
         rest = bytes(body[found + 5 :])
         del body[found + 2 :]
-        if self._strict:
-            self._close_count(data, len(data) - len(rest))
         self._check(len(body), ended=True)
-        if self.fault is None and self._strict and not self._cr == self._lf == self._crlf:
-            self.fault = Fault.BARE_LINE_END
+        if self._line_ends is not None and self.fault is None:
+            self._line_ends.feed(data[: len(data) - len(rest)] if rest else data)
+            if self._line_ends.bare():
+                self.fault = Fault.BARE_LINE_END
         return rest
 
     def content(self) -> bytearray:
         """Return the message, dots unstuffed. To be called once, after the end, when there is no fault."""
         body = self._body
-        if body.find(b"\r\n.") >= 0:
-            body = body.replace(b"\r\n.", b"\r\n")
+        if self._stuffed:
+            body = body.replace(_DOT_LINE, b"\r\n")
         del body[:2]
         self._body = bytearray()
         return body
 
-    def _count(self, data: bytes) -> None:
-        """Count CR, LF and CRLF; the three agree only where each CR and LF is part of a CRLF."""
-        self._cr += data.count(b"\r")
-        self._lf += data.count(b"\n")
-        self._crlf += data.count(b"\r\n")
-        if self._last == 0x0D and data[:1] == b"\n":
-            self._crlf += 1
-        if data:
-            self._last = data[-1]
+    def _find_end(self, start: int) -> int:
+        """Return where the terminator begins, -1 where it has not come; note lines that begin with a dot.
 
-    def _close_count(self, data: bytes, used: int) -> None:
-        """Count the last piece up to and with the terminator, which is made of whole CRLFs itself."""
-        self._count(data if used == len(data) else data[:used])
+        Searched backwards, which is twice as fast: the line with a dot that is found first is nearly always the
+        terminator, at the very end of what was received, and the only one.
+        """
+        body = self._body
+        if not self._stuffed:
+            dot = body.rfind(_DOT_LINE, start)
+            if dot < 0:
+                return -1
+            if body.rfind(_DOT_LINE, start, dot + 2) < 0 and body.startswith(_END, dot):
+                return dot
+            self._stuffed = True
+        return body.find(_END, start)
 
     def _check(self, length: int, *, ended: bool = False) -> None:
         if self.fault is None:
