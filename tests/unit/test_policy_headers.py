@@ -288,3 +288,11 @@ def test_a_stamp_that_says_nothing_clear_makes_the_message_anonymous(stamp: str)
     stamped = stamps(hub, report) + result(content, report)
     assert stamped.startswith(b"X-MS-Exchange-Organization-AuthAs: Anonymous\r\n")
     assert stamped.count(b"Organization-AuthAs") == 1
+
+
+def test_taking_fields_out_never_moves_the_end_of_the_header() -> None:
+    content = b"Subject: x\nX-MS-Exchange-Organization-A: 1\r\n\r\nX-MS-Exchange-Organization-B: body\r\n\r\n"
+    once = result(content, look(content))
+    assert once == b"Subject: x\n\r\nX-MS-Exchange-Organization-B: body\r\n\r\n"
+    assert look(once).kept is None
+    assert b"".join(outbound([content], frozenset()).content) == once
