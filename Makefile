@@ -9,11 +9,12 @@ RUN_FLAGS ?=
 PYTEST_FLAGS ?=
 BENCH_FLAGS ?=
 WORKERS ?= 2
+FUZZ_SECONDS ?= 120
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test cov lint format crds bench lock clean
+.PHONY: help setup run test cov fuzz lint format crds bench lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +35,10 @@ test: $(STAMP) ## Run every test, with coverage (PYTEST_FLAGS=...)
 
 cov: $(STAMP) ## The same, with the lines that no test reaches in htmlcov/
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --cov --cov-report=html $(PYTEST_FLAGS)
+
+fuzz: $(STAMP) ## Fuzz addresses and headers (FUZZ_SECONDS=...; needs atheris)
+	@$(BIN)/python -c "import atheris" || { echo "make fuzz needs atheris: $(BIN)/pip install atheris" >&2; exit 1; }
+	$(BIN)/python tests/fuzz/fuzz_policy.py -max_total_time=$(FUZZ_SECONDS) -max_len=4096
 
 lint: $(STAMP) ## Check style, types and the layers of the imports
 	$(BIN)/ruff check .

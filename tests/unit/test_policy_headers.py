@@ -216,9 +216,9 @@ def test_the_cost_is_linear_in_the_header(unit: bytes) -> None:
         content = b"From: " + unit * (length // len(unit)) + b"\r\n\r\n"
         best = 1.0
         for _ in range(3):
-            start = time.perf_counter()
+            start = time.process_time()
             assert look(content).from_mailboxes is not None
-            best = min(best, time.perf_counter() - start)
+            best = min(best, time.process_time() - start)
         return best
 
     # Ten times the length: a quadratic cost would be a hundred times the time.

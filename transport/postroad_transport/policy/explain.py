@@ -251,7 +251,8 @@ class _Walk:
             return self._malformed("MAIL", text, "5.1.7", error)
         if rest:
             return self._malformed("MAIL", text, "5.1.7", AddressSyntaxError("Address is malformed"))
-        size = self.scenario.size or None
+        declares = "SIZE" in self.connector.config.extensions
+        size = self.scenario.size if declares and self.scenario.size else None
         return self._note("MAIL", text, check_mail(self.tier, self.connector, self.session, sender, size=size))
 
     def _recipients(self) -> bool:
