@@ -184,7 +184,7 @@ class Postroad:
         state = self.directory / "state"
         self._log = (self.directory / "log").open("wb")
         self._process = subprocess.Popen(
-            [*self.command.split(), "run", str(manifests), "--state-dir", str(state)],
+            [*self.command.split(), "run", str(manifests), "--state-dir", str(state), "--metrics-port", "0"],
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=self._log,
