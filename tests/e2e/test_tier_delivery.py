@@ -176,11 +176,13 @@ def test_a_dead_next_hop_defers_and_the_queue_command_shows_holds_and_retries(
     identifier = deferred["id"]
     assert "4.4.1" in deferred["reply"]
     assert "later" in tier.command(*at, "show", identifier).stdout
+    assert "1 message" in tier.command(*at, "retry", identifier).stdout
+    wait_for(lambda: sum(event["event"] == "DEFER" for event in tier.events()) == 2, what="the second attempt")
     assert "1 message" in tier.command(*at, "hold", identifier).stdout
     with mail_sink(port=port) as sink:
         assert "1 message" in tier.command(*at, "release", identifier).stdout
-        assert "1 message" in tier.command(*at, "retry", identifier).stdout
-        wait_for(lambda: sink.recipients["bob@far.example"], what="the retried message")
+        wait_for(lambda: sink.recipients["bob@far.example"], what="the released message")
+    wait_for(lambda: tier.metric("postroad_queue_recipients") == 0, what="an empty queue")
     assert tier.command(*at, "show", identifier).returncode == 1
     assert "no message" in tier.command(*at, "delete", identifier).stderr
 
