@@ -296,3 +296,26 @@ def test_taking_fields_out_never_moves_the_end_of_the_header() -> None:
     assert once == b"Subject: x\n\r\nX-MS-Exchange-Organization-B: body\r\n\r\n"
     assert look(once).kept is None
     assert b"".join(outbound([content], frozenset()).content) == once
+
+
+def test_a_loop_is_counted_through_firewalls_that_take_the_trace_out():
+    content = b"Subject: x\r\n\r\nhello\r\n"
+    for hop in range(1, 20):
+        content = b"".join(outbound([b"Received: from us\r\n" + content], frozenset()).content)
+        assert b"Received" not in content
+        report = inspect(content, frozenset(), hostname="hub1.mail.example")
+        assert report.hops == hop
+        assert report.kept is None
+
+
+def test_trace_that_a_session_may_not_bring_leaves_its_number():
+    content = (
+        b"Received: a\r\nreceived : b\r\nX-Postroad-Hops: 5\r\nX-Postroad-Hops: many\r\nSubject: x\r\n\r\nhello\r\n"
+    )
+    report = inspect(content, frozenset(), hostname="hub1.mail.example")
+    assert report.hops == 7
+    session = SessionFacts(remote_ip="192.0.2.1", local_port=25)
+    assert stamps(session, report).startswith(b"X-Postroad-Hops: 7\r\n")
+    allowed = inspect(content, frozenset({Permission.ACCEPT_HEADERS_ROUTING}), hostname="hub1.mail.example")
+    assert allowed.hops == 7
+    assert b"Hops" not in stamps(session, allowed)

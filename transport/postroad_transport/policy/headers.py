@@ -22,6 +22,10 @@ from postroad_transport.policy.session import SessionFacts
 AUTH_AS_VALUES = ("Anonymous", "Internal", "External", "Partner")
 """What ``X-MS-Exchange-Organization-AuthAs`` may say (spec.md 6)."""
 
+HOPS_FIELD = "X-Postroad-Hops"
+"""Says how many ``Received`` fields the firewall has taken out so far, so that loops are still seen."""
+
+_HOPS = b"\n" + HOPS_FIELD.lower().encode()
 _HIDDEN = b"\nx-ms-exchange-"
 _ROUTING = rb"received(?=[ \t]*+:)"
 _ORGANIZATION = rb"x-ms-exchange-organization-[^\n:]*+"
@@ -31,6 +35,7 @@ _NAME_LENGTH = 76
 _WINDOW = 4096
 
 _find_received = re.compile(b"\n" + _ROUTING).findall
+_find_hops = re.compile(re.escape(_HOPS) + rb"[ \t]*+:[ \t]*+(\d{1,3})[ \t]*+\r?\n").findall
 _find_auth_as = re.compile(rb"\nx-ms-exchange-organization-authas[ \t]*+:([^\n]*+(?:\n[ \t][^\n]*+)*+)").findall
 _AUTH_AS = {value.lower().encode(): value for value in AUTH_AS_VALUES}
 
@@ -70,7 +75,8 @@ class HeaderReport:
     """What one look at a received message's header found.
 
     ``header_end`` is the offset just after the blank line, ``header_size`` the size of the header block
-    without it, both in bytes. ``hops`` counts the ``Received`` fields. ``stripped`` names the fields that the
+    without it, both in bytes. ``hops`` counts the ``Received`` fields, those that a firewall took out on the way
+    included; ``hops_hidden`` tells that this one takes some out. ``stripped`` names the fields that the
     firewall takes out, each once. ``kept`` is the header without them, its blank line included, to be followed
     by the content from ``header_end`` on; None where nothing is taken out and the content can be used as it
     is. ``believed`` is the AuthAs value of the message's own stamp where the session may assert one, else
@@ -85,6 +91,7 @@ class HeaderReport:
         "header_end",
         "header_size",
         "hops",
+        "hops_hidden",
         "hostname",
         "kept",
         "stamped",
@@ -99,6 +106,7 @@ class HeaderReport:
         self.header_size = len(block)
         self.hostname = hostname
         self.hops = 0
+        self.hops_hidden = False
         self.stripped: tuple[str, ...] = ()
         self.kept: list[bytes] | None = None
         self.believed = ""
@@ -136,10 +144,12 @@ def inspect(content: bytes | bytearray, permissions: frozenset[Permission], *, h
     block = bytes(content[:block_end])
     lowered = b"\n" + block.lower()
     report = HeaderReport(block, lowered, header_end, hostname)
-    report.hops = len(_find_received(lowered))
+    received = len(_find_received(lowered))
+    report.hops = received + _carried(lowered)
     hidden = _HIDDEN in lowered
     routing, organization, forest, flag = _accepted(permissions)
-    if not hidden and (routing or not report.hops):
+    report.hops_hidden = bool(received) and not routing
+    if not hidden and not report.hops_hidden:
         return report
     if hidden and flag:
         report.believed, clear = _believed(lowered)
@@ -189,9 +199,12 @@ def outbound(content: Content, permissions: frozenset[Permission]) -> Outbound:
         return Outbound(content, ())
     head, body = _split(content)
     block = head[: _header_ends(head)[0]]
-    header, stripped = _strip(block, b"\n" + block.lower(), pattern)
+    lowered = b"\n" + block.lower()
+    header, stripped = _strip(block, lowered, pattern)
     if not stripped:
         return Outbound(content, ())
+    if Permission.SEND_HEADERS_ROUTING not in permissions and (received := len(_find_received(lowered))):
+        header = _hops_line(received + _carried(lowered)) + header
     left = (header + head[len(block) :], *body)
     # Without some of its header fields a plain message is as plain as before.
     return Outbound(PlainContent(left) if isinstance(content, PlainContent) else left, stripped)
@@ -206,11 +219,24 @@ def stamps(session: SessionFacts, report: HeaderReport) -> bytes:
     """Return the stamp fields to put in front of the message; empty where it keeps believed ones.
 
     A session that may not assert stamps has its own replaced by what it is. One that may, but may not bring
-    organisation headers, has them written anew with the value it asserted.
+    organisation headers, has them written anew with the value it asserted. Where ``Received`` fields are taken
+    out, their number is put in their place.
     """
+    hops = _hops_line(report.hops) if report.hops_hidden else b""
     if report.stamped:
-        return b""
-    return _stamp_lines(auth_as(session, report), report.hostname, session.auth_mechanism)
+        return hops
+    return hops + _stamp_lines(auth_as(session, report), report.hostname, session.auth_mechanism)
+
+
+def _hops_line(hops: int) -> bytes:
+    return f"{HOPS_FIELD}: {hops}\r\n".encode()
+
+
+def _carried(lowered: bytes) -> int:
+    """Return the largest number that the message's own hops fields give: each firewall on the way adds one."""
+    if _HOPS not in lowered:
+        return 0
+    return max(map(int, _find_hops(lowered)), default=0)
 
 
 @lru_cache(maxsize=1024)
