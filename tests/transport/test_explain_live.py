@@ -288,6 +288,11 @@ def test_explain_and_a_live_session_agree(served: tuple[ReceiveConnector, ...], 
     if explained.explanation.connector:
         told.insert(0, fqdn[explained.explanation.connector])
     assert replies == told
+    for step in explained.explanation.steps:
+        assert step.rule in ("headerFirewall", "syntax", "smtputf8", "postmaster") or step.source, step
+        if step.allowed and step.rule != "headerFirewall":
+            assert "no field allows" not in step.field, step
+            assert " denies " not in step.field, step
     assert len(stored) == explained.explanation.accepted
     for content in stored:
         check_stored(explained, content)

@@ -90,12 +90,23 @@ def test_a_message_that_passes_shows_each_rule_and_the_field_behind_it() -> None
     assert explanation.added[0] == "X-MS-Exchange-Organization-AuthAs: Anonymous"
     assert explanation.auth_as == "Anonymous"
     assert [(step.verb, step.rule, step.source) for step in explanation.steps] == [
+        ("MAIL", "requireTLS", "ReceiveConnector/mail/internet"),
         ("MAIL", "submit", "ReceiveConnector/mail/internet"),
+        ("MAIL", "sender", "ReceiveConnector/mail/internet"),
+        ("MAIL", "size", "ReceiveConnector/mail/internet"),
         ("RCPT", "acceptedDomain", "AcceptedDomain/mail/example"),
-        ("DATA", "message", ""),
+        ("DATA", "size", "ReceiveConnector/mail/internet"),
+        ("DATA", "headerSize", "ReceiveConnector/mail/internet"),
+        ("DATA", "hopCount", "ReceiveConnector/mail/internet"),
+        ("DATA", "headerSender", "ReceiveConnector/mail/internet"),
         ("DATA", "headerFirewall", "ReceiveConnector/mail/internet"),
     ]
-    assert explanation.steps[0].field == "spec.permissionGroups[0]: AnonymousUsers allows SMTP-Submit to Anonymous"
+    assert [step.field for step in explanation.steps[:4]] == [
+        "spec.requireTLS: false",
+        "spec.permissionGroups[0]: AnonymousUsers allows SMTP-Submit to Anonymous",
+        "spec.permissionGroups[0]: AnonymousUsers allows SMTP-Accept-Any-Sender to Anonymous",
+        "spec.limits.messageSize: 37748736",
+    ]
     assert explanation.steps[-1].missing == "Accept-Headers-Organization"
 
 

@@ -15,13 +15,14 @@ from postroad_transport.config import AuthMechanism, Permission, ReceiveConnecto
 from postroad_transport.policy.address import AddressSyntaxError, Mailbox, parse_forward_path, parse_reverse_path
 from postroad_transport.policy.connectors import ConnectorPolicy, decisive_field
 from postroad_transport.policy.headers import auth_as, firewall_permission, inspect, stamps
+from postroad_transport.policy.passing import mail_passes, message_passes
 from postroad_transport.policy.principals import authenticated_principals, initial_principals
 from postroad_transport.policy.receive import (
     AUTHENTICATION_UNSUCCESSFUL,
+    MAIL_RULES,
+    MESSAGE_RULES,
     check_auth,
     check_login,
-    check_mail,
-    check_message,
     check_recipient,
 )
 from postroad_transport.policy.reply import Reply
@@ -253,7 +254,17 @@ class _Walk:
             return self._malformed("MAIL", text, "5.1.7", AddressSyntaxError("Address is malformed"))
         declares = "SIZE" in self.connector.config.extensions
         size = self.scenario.size if declares and self.scenario.size else None
-        return self._note("MAIL", text, check_mail(self.tier, self.connector, self.session, sender, size=size))
+        tier, connector, session = self.tier, self.connector, self.session
+        access = connector.access(session.principals)
+        return all(
+            self._note(
+                "MAIL",
+                text,
+                rule(tier, connector, session, access, sender, size)
+                or Allow(name, mail_passes(name, tier, connector, session, sender, size)),
+            )
+            for name, rule in MAIL_RULES.items()
+        )
 
     def _recipients(self) -> bool:
         for text in self.scenario.recipients:
@@ -285,9 +296,14 @@ class _Walk:
         permissions = self.connector.permissions(self.session)
         report = inspect(content, permissions, hostname=self.tier.config.hostname)
         size = scenario.size or len(content)
-        verdict = check_message(self.tier, self.connector, self.session, report, size=size)
-        if not self._note("DATA", scenario.header_from, verdict):
-            return False
+        tier, connector, session = self.tier, self.connector, self.session
+        access = connector.access(session.principals)
+        for name, rule in MESSAGE_RULES.items():
+            verdict = rule(tier, connector, session, access, report, size) or Allow(
+                name, message_passes(name, connector, session, report, size)
+            )
+            if not self._note("DATA", scenario.header_from, verdict):
+                return False
         kept = content if report.kept is None else b"".join(report.kept)
         self.header = kept.decode("utf-8", "replace")
         self.stripped = report.stripped

@@ -14,6 +14,8 @@ always fine.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from postroad_transport.config import AuthMechanism, Permission, Principal
 from postroad_transport.policy.address import Mailbox
 from postroad_transport.policy.connectors import Access, ConnectorPolicy, because
@@ -86,20 +88,65 @@ def check_mail(
     size
         What the SIZE parameter declares, in bytes; None without one.
     """
+    access = connector.access(session.principals)
+    for rule in MAIL_RULES.values():
+        refusal = rule(tier, connector, session, access, sender, size)
+        if refusal is not None:
+            return refusal
+    return access.submit
+
+
+MailRule = Callable[[TierPolicy, ConnectorPolicy, SessionFacts, Access, Mailbox | None, int | None], Refuse | None]
+
+
+def _require_tls(
+    _tier: TierPolicy, connector: ConnectorPolicy, session: SessionFacts, _access: Access, *_: object
+) -> Refuse | None:
     config = connector.config
     if config.require_tls and not session.tls:
         return Refuse("requireTLS", STARTTLS_REQUIRED, f"{config.source} spec.requireTLS")
-    access = connector.access(session.principals)
-    if not access.may_submit:
-        reply = NOT_AUTHENTICATED if _ANONYMOUS in session.principals else MAY_NOT_SUBMIT
-        return _missing("submit", reply, connector, session, Permission.SUBMIT)
-    if sender is not None:
-        missing = _sender_permission(tier, session, access, sender)
-        if missing is not None:
-            return _missing("sender", MAY_NOT_SEND_AS, connector, session, missing)
-    if size is not None and _exceeds(connector, access, size):
-        return message_too_big(connector)
-    return access.submit
+    return None
+
+
+def _submit(
+    _tier: TierPolicy, connector: ConnectorPolicy, session: SessionFacts, access: Access, *_: object
+) -> Refuse | None:
+    if access.may_submit:
+        return None
+    reply = NOT_AUTHENTICATED if _ANONYMOUS in session.principals else MAY_NOT_SUBMIT
+    return _missing("submit", reply, connector, session, Permission.SUBMIT)
+
+
+def _sender(
+    tier: TierPolicy,
+    connector: ConnectorPolicy,
+    session: SessionFacts,
+    access: Access,
+    sender: Mailbox | None,
+    _size: int | None,
+) -> Refuse | None:
+    missing = None if sender is None else _sender_permission(tier, session, access, sender)
+    return None if missing is None else _missing("sender", MAY_NOT_SEND_AS, connector, session, missing)
+
+
+def _declared_size(
+    _tier: TierPolicy,
+    connector: ConnectorPolicy,
+    _session: SessionFacts,
+    access: Access,
+    _sender: Mailbox | None,
+    size: int | None,
+) -> Refuse | None:
+    return message_too_big(connector) if size is not None and _exceeds(connector, access, size) else None
+
+
+MAIL_RULES: dict[str, MailRule] = {
+    "requireTLS": _require_tls,
+    "submit": _submit,
+    "sender": _sender,
+    "size": _declared_size,
+}
+"""The rules of MAIL by name, in the order in which they are asked."""
 
 
 def check_recipient(
@@ -143,21 +190,79 @@ def check_message(
     tier: TierPolicy, connector: ConnectorPolicy, session: SessionFacts, report: HeaderReport, *, size: int
 ) -> Verdict:
     """Decide at the end of DATA; `size` is in bytes, as received."""
-    limits = connector.config.limits
-    source = connector.config.source
     access = connector.access(session.principals)
-    if _exceeds(connector, access, size):
-        return message_too_big(connector)
-    if limits.header_size and report.header_size > limits.header_size:
-        return Refuse("headerSize", HEADER_TOO_BIG, f"{source} spec.limits.headerSize")
-    if limits.hop_count and report.hops > limits.hop_count:
-        return Refuse("hopCount", TOO_MANY_HOPS, f"{source} spec.limits.hopCount")
+    for rule in MESSAGE_RULES.values():
+        refusal = rule(tier, connector, session, access, report, size)
+        if refusal is not None:
+            return refusal
+    return _ALLOW_MESSAGE
+
+
+MessageRule = Callable[[TierPolicy, ConnectorPolicy, SessionFacts, Access, HeaderReport, int], Refuse | None]
+
+
+def _message_size(
+    _tier: TierPolicy,
+    connector: ConnectorPolicy,
+    _session: SessionFacts,
+    access: Access,
+    _report: HeaderReport,
+    size: int,
+) -> Refuse | None:
+    return message_too_big(connector) if _exceeds(connector, access, size) else None
+
+
+def _header_size(
+    _tier: TierPolicy,
+    connector: ConnectorPolicy,
+    _session: SessionFacts,
+    _access: Access,
+    report: HeaderReport,
+    _size: int,
+) -> Refuse | None:
+    limit = connector.config.limits.header_size
+    if limit and report.header_size > limit:
+        return Refuse("headerSize", HEADER_TOO_BIG, f"{connector.config.source} spec.limits.headerSize")
+    return None
+
+
+def _hop_count(
+    _tier: TierPolicy,
+    connector: ConnectorPolicy,
+    _session: SessionFacts,
+    _access: Access,
+    report: HeaderReport,
+    _size: int,
+) -> Refuse | None:
+    limit = connector.config.limits.hop_count
+    if limit and report.hops > limit:
+        return Refuse("hopCount", TOO_MANY_HOPS, f"{connector.config.source} spec.limits.hopCount")
+    return None
+
+
+def _header_sender(
+    tier: TierPolicy,
+    connector: ConnectorPolicy,
+    session: SessionFacts,
+    access: Access,
+    report: HeaderReport,
+    _size: int,
+) -> Refuse | None:
     if not access.any_sender and (
         report.from_malformed
         or any(not _may_appear(tier, session, access, author) for author in report.from_mailboxes)
     ):
         return _missing("headerSender", MAY_NOT_SEND_ON_BEHALF, connector, session, Permission.ACCEPT_ANY_SENDER)
-    return _ALLOW_MESSAGE
+    return None
+
+
+MESSAGE_RULES: dict[str, MessageRule] = {
+    "size": _message_size,
+    "headerSize": _header_size,
+    "hopCount": _hop_count,
+    "headerSender": _header_sender,
+}
+"""The rules at the end of DATA by name, in the order in which they are asked."""
 
 
 def _exceeds(connector: ConnectorPolicy, access: Access, size: int) -> bool:
