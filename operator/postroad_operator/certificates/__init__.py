@@ -2,6 +2,7 @@
 
 from postroad_operator.certificates.adapter import from_resource, secret_data
 from postroad_operator.certificates.authority import Authority, create_authority, issue, load_authority, self_signed
+from postroad_operator.certificates.certified import certified
 from postroad_operator.certificates.ensure import Ensured, certificate_files, ensure
 from postroad_operator.certificates.material import CertificateError, Material, describe, from_secret
 from postroad_operator.certificates.renewal import needs_renewal
@@ -28,6 +29,7 @@ __all__ = [
     "Material",
     "Subject",
     "certificate_files",
+    "certified",
     "check_request",
     "create_authority",
     "describe",

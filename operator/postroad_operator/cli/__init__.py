@@ -11,9 +11,19 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "crds": ("postroad_operator.cli.crds", "crds", "Print the CustomResourceDefinitions, or write them to files."),
     "explain": ("postroad_operator.cli.explain", "explain", "Say what would happen to a message, and why."),
     "lint": ("postroad_operator.cli.lint", "lint", "Check manifests and say what is wrong with them."),
+    "operator": (
+        "postroad_operator.cli.operate",
+        "operator",
+        "Run the operator: publish what a cluster's resources say.",
+    ),
     "queue": ("postroad_operator.cli.queue", "queue", "List and change the messages queued in a running tier."),
     "render": ("postroad_operator.cli.render", "render", "Print what the cluster would get for manifests."),
     "run": ("postroad_operator.cli.run", "run", "Run a tier on this machine from a directory of manifests."),
+    "transport": (
+        "postroad_operator.cli.transport",
+        "transport",
+        "Run a transport pod: serve a mounted configuration.",
+    ),
 }
 
 

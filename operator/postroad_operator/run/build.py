@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from postroad_operator.certificates import (
-    CertificateStore,
-    certificate_files,
-    ensure,
-    from_resource,
-    secret_data,
-)
-from postroad_operator.compile import Compilation, IssuedCertificate, Snapshot, TierSettings, compile_tier
-from postroad_operator.resources import Invalid, Manifests, Secret, TransportCertificate, read
+from postroad_operator.certificates import CertificateStore, certified
+from postroad_operator.compile import Compilation, TierSettings, compile_tier
+from postroad_operator.resources import Invalid, Manifests, read
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,19 +49,6 @@ def build(directory: Path, settings: TierSettings, store: CertificateStore, now:
         The directory does not exist or cannot be listed. All else is in the build's problems.
     """
     manifests = read(directory)
-    requests = {
-        item.source: from_resource(item) for item in manifests.objects if isinstance(item, TransportCertificate)
-    }
-    secrets = secret_data(item for item in manifests.objects if isinstance(item, Secret))
-    ensured = ensure(requests.values(), secrets, store, now)
-    issued = {}
-    for source, material in ensured.materials.items():
-        described, files = certificate_files(requests[source], material)
-        issued[source] = IssuedCertificate(described, files, material.warnings)
-    snapshot = Snapshot(
-        settings=replace(settings, trust_bundle=ensured.trust_pem.decode()),
-        objects=tuple(manifests.objects),
-        certificates=issued,
-        certificate_problems=ensured.problems,
-    )
-    return Build(manifests, compile_tier(snapshot), ensured.renew_at)
+    objects = tuple(manifests.objects)
+    snapshot, renew_at = certified(objects, settings, store, now)
+    return Build(manifests, compile_tier(snapshot), renew_at)

@@ -1,0 +1,182 @@
+"""The operator as one process: kopf watches, the election decides who writes, the loop writes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+import kopf
+
+from postroad_operator.compile import TierSettings
+from postroad_operator.handlers.ask import PodClient
+from postroad_operator.handlers.cluster import Cluster
+from postroad_operator.handlers.health import endpoints
+from postroad_operator.handlers.leader import Election, Times
+from postroad_operator.handlers.loop import Reconciler
+from postroad_operator.handlers.metrics import OperatorMetrics
+from postroad_operator.handlers.tiers import Compiler
+from postroad_operator.handlers.writer import Writer
+from postroad_operator.publish import ApiError, KubernetesApi, Owner
+
+_log = logging.getLogger(__name__)
+
+LEASE = "postroad-operator"
+#: Seconds between readings of the credentials: a service account's token is replaced within the hour.
+_LOGIN = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorSettings:
+    """What one operator process is told. ``settings.namespace`` is where it publishes and keeps its Lease."""
+
+    settings: TierSettings
+    all_namespaces: bool = False
+    tiers: tuple[str, ...] = ("default",)
+    owner: tuple[str, str] | None = None
+    """Kind and name, in its namespace, of the object that the published ones go with."""
+    address: str = "0.0.0.0"  # noqa: S104 (probes and scrapes come from other machines)
+    port: int = 9926
+    lease_duration: float = 12.0
+    """Seconds until a standby takes over from a leader that says nothing."""
+
+
+class NoClusterError(Exception):
+    """There are no credentials, or the API server refuses them."""
+
+
+def log_in() -> kopf.ConnectionInfo:
+    """Return the pod's service account, else what the kubeconfig says. Raises NoClusterError."""
+    settings = kopf.OperatorSettings()
+    try:
+        connection = kopf.login_with_service_account(settings=settings) or kopf.login_with_kubeconfig(
+            settings=settings
+        )
+    except (OSError, ValueError, KeyError, kopf.LoginError) as error:
+        raise NoClusterError(f"the credentials cannot be read: {error}") from error
+    if connection is None:
+        raise NoClusterError("there is neither a service account nor a kubeconfig ($KUBECONFIG, ~/.kube/config)")
+    return connection
+
+
+async def operate(options: OperatorSettings) -> None:
+    """Run until SIGTERM or SIGINT. Raises NoClusterError, OSError (the HTTP port is taken)."""
+    api = KubernetesApi(log_in())
+    pods = PodClient()
+    try:
+        await _operate(options, api, pods)
+    finally:
+        await pods.close()
+        await api.close()
+
+
+async def _operate(options: OperatorSettings, api: KubernetesApi, pods: PodClient) -> None:
+    namespace = options.settings.namespace
+    metrics = OperatorMetrics()
+    cluster = Cluster(namespace, LEASE)
+    registry = kopf.OperatorRegistry()
+    cluster.register(registry)
+
+    async def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
+        settings.posting.enabled = False
+        settings.watching.server_timeout = 300
+        settings.networking.request_timeout = 30
+
+    async def login(**_: Any) -> kopf.ConnectionInfo:
+        return log_in()
+
+    kopf.on.startup(registry=registry, id="settings")(configure)
+    kopf.on.login(registry=registry, id="login")(login)
+
+    leading = asyncio.Event()
+    standby = asyncio.Event()
+    standby.set()
+
+    def changed(now_leading: bool) -> None:
+        (leading if now_leading else standby).set()
+        (standby if now_leading else leading).clear()
+
+    identity = f"{os.environ.get('POD_NAME') or socket.gethostname()}_{uuid.uuid4().hex[:8]}"
+    election = Election(api, namespace, LEASE, identity, changed, Times(options.lease_duration))
+    reconciler = Reconciler(
+        api=api,
+        cluster=cluster,
+        compiler=Compiler(api, options.settings, metrics, options.tiers),
+        writer=Writer(api, metrics, lambda: election.leading),
+        pods=pods,
+        metrics=metrics,
+        settings=options.settings,
+        watch_namespace=None if options.all_namespaces else namespace,
+        owner=await _owner(api, namespace, options.owner),
+    )
+    async with endpoints(options.address, options.port, cluster, metrics, lambda: election.leading) as port:
+        _log.info("endpoints on port %d", port)
+        background = [
+            asyncio.create_task(election.run(), name="election"),
+            asyncio.create_task(_lead(reconciler, leading, standby), name="reconciler"),
+            asyncio.create_task(_log_in_again(api), name="credentials"),
+        ]
+        # kopf ends every task that was made after its start; these were made before.
+        watching = asyncio.create_task(
+            kopf.operator(
+                registry=registry,
+                standalone=True,
+                clusterwide=options.all_namespaces,
+                namespaces=() if options.all_namespaces else (namespace,),
+            ),
+            name="watch",
+        )
+        try:
+            done, _ = await asyncio.wait([watching, *background], return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in [*background[::-1], watching]:
+                task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.gather(*background, watching, return_exceptions=True)
+
+
+async def _lead(reconciler: Reconciler, leading: asyncio.Event, standby: asyncio.Event) -> None:
+    """Reconcile while this replica leads."""
+    while True:
+        await leading.wait()
+        work = asyncio.create_task(reconciler.run(), name="reconcile")
+        lost = asyncio.create_task(standby.wait())
+        try:
+            await asyncio.wait([work, lost], return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                work.result()
+                # It found that it may not write; the election will say so in a moment.
+                await asyncio.sleep(1.0)
+        finally:
+            work.cancel()
+            lost.cancel()
+            await asyncio.gather(work, lost, return_exceptions=True)
+
+
+async def _log_in_again(api: KubernetesApi) -> None:
+    while True:
+        await asyncio.sleep(_LOGIN)
+        try:
+            api.renew(log_in())
+        except NoClusterError as error:
+            _log.warning("%s", error)
+
+
+async def _owner(api: KubernetesApi, namespace: str, wanted: tuple[str, str] | None) -> Owner | None:
+    if wanted is None:
+        return None
+    kind, name = wanted
+    try:
+        found = await api.get(kind, namespace, name)
+    except ApiError as error:
+        raise NoClusterError(str(error)) from error
+    if found is None:
+        raise NoClusterError(f"there is no {kind} {name} in namespace {namespace} to own what is published")
+    return Owner("apps/v1", kind, name, found["metadata"]["uid"])
