@@ -6,7 +6,6 @@ side, going away) stops the commit.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -22,6 +21,7 @@ from postroad_transport.smtp import replies
 from postroad_transport.smtp.bdat import ChunkReader, parse_bdat
 from postroad_transport.smtp.data import DataScanner, Fault, has_bare_line_end
 from postroad_transport.smtp.received import received_header, transmission_type
+from postroad_transport.smtp.timers import ended_or_late
 from postroad_transport.smtp.transaction import TransactionVerbs
 from postroad_transport.spool.store import SpoolError, SpoolFullError
 
@@ -218,7 +218,7 @@ class ContentVerbs(TransactionVerbs):
     async def _commit(self, envelope: Envelope, content: Content, received: Callable[[], None]) -> bytes | None:
         """Store the message. Return None when it is durable, else the reply that says it is not kept."""
         commit = self.loop.create_task(self._store(envelope, content, received))
-        await asyncio.wait((commit,), timeout=self.serving.commit_timeout)
+        await ended_or_late(self.loop, commit, self.serving.commit_timeout)
         if not commit.done():
             self.refused("DATA", "commit_timeout", "451")
             return replies.LOCAL_PROBLEM

@@ -249,11 +249,15 @@ class SMTP(Commands):
                 self._writer.write(self.shutdown_reply)
                 return
             if line is None:
-                await self._more_input()
+                await self._more_commands()
             elif isinstance(line, Flaw):
                 self._refuse_line(line)
             else:
                 await self._run(line)
+
+    async def _more_commands(self) -> None:
+        """Wait for input, between two commands."""
+        await self._more_input()
 
     def _refuse_line(self, flaw: Flaw) -> None:
         self._writer.write(self.line_too_long_reply if flaw is Flaw.TOO_LONG else self.bare_line_end_reply)

@@ -8,6 +8,7 @@ from functools import lru_cache
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 """Crockford's base 32: sorts like the number, has no letters that look like digits."""
+_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 
 
 def message_id(now: float, random_bits: int) -> str:
@@ -21,7 +22,8 @@ def message_id(now: float, random_bits: int) -> str:
         40 random bits, which keep identifiers of one millisecond apart, also between workers and pods.
     """
     number = (int(now * 1000) & (1 << 45) - 1) << 40 | random_bits & (1 << 40) - 1
-    return "".join([_ALPHABET[number >> shift & 31] for shift in range(80, -1, -5)])
+    pairs = [_PAIRS[number >> shift & 1023] for shift in range(70, -1, -10)]
+    return _ALPHABET[number >> 80] + "".join(pairs)
 
 
 def address_literal(ip: str) -> str:

@@ -69,6 +69,8 @@ class Reception(Exch50, Authentication):
         self._port = port
         self._peer = peer
         self._admitted = False
+        self._between_commands = False
+        self._line_due: bytes | None = None
         self._errors = 0
         self._messages = 0
         self._failed_logins = 0
@@ -124,7 +126,11 @@ class Reception(Exch50, Authentication):
 
     def data_received(self, data: bytes) -> None:
         """Take bytes; those of a refused connection go nowhere."""
-        if self._handler_coroutine is not None:
+        if self._between_commands and self._waiter is not None:
+            self._input.feed(data)
+            if not self._answer_at_once():
+                self._wake()
+        elif self._handler_coroutine is not None:
             super().data_received(data)
 
     def abort(self) -> None:
@@ -138,6 +144,44 @@ class Reception(Exch50, Authentication):
 
     # Dispatch.
 
+    def _answer_at_once(self) -> bool:
+        """Answer what has come in without the coroutine, which costs as much as the answer to wake.
+
+        Return False where it must go on: a command that has to wait for something, an end, a client that does not
+        read its replies.
+        """
+        next_line = self._input.next_line
+        while not (self._ending or self._stopping or self._write_paused):
+            line = next_line(self.input_line_limit)
+            if line is None:
+                self._writer.flush()
+                return True
+            if isinstance(line, Flaw):
+                self._refuse_line(line)
+                continue
+            verb, _, argument = line.partition(b" ")
+            method = VERBS_AT_ONCE.get(verb) or VERBS_AT_ONCE.get(verb.upper())
+            if method is None:
+                self._line_due = line
+                return False
+            self._timer.postpone(self._timeout_duration)
+            try:
+                reply = method(self, argument)
+            except Exception as error:
+                reply = self._internal_error(error)
+            self._reply(reply)
+        return False
+
+    async def _more_commands(self) -> None:
+        self._between_commands = True
+        try:
+            await self._more_input()
+        finally:
+            self._between_commands = False
+        line, self._line_due = self._line_due, None
+        if line is not None:
+            await self._run(line)
+
     async def _run(self, line: bytes) -> None:
         try:
             answer = self._answer(line)
@@ -149,6 +193,9 @@ class Reception(Exch50, Authentication):
             return
         except Exception as error:
             reply = self._internal_error(error)
+        self._reply(reply)
+
+    def _reply(self, reply: bytes) -> None:
         self._writer.write(reply)
         if reply[:1] == b"5":
             self._count_error()
@@ -301,22 +348,26 @@ class Reception(Exch50, Authentication):
         return replies.BYE
 
 
-VERBS: dict[bytes, Verb] = {
+VERBS_AT_ONCE: dict[bytes, Callable[[Any, bytes], bytes]] = {
     b"EHLO": Reception.verb_ehlo,
     b"HELO": Reception.verb_helo,
     b"MAIL": Reception.verb_mail,
     b"RCPT": Reception.verb_rcpt,
-    b"DATA": Reception.verb_data,
-    b"BDAT": Reception.verb_bdat,
-    b"XEXCH50": Reception.verb_xexch50,
     b"RSET": Reception.verb_rset,
     b"NOOP": Reception.verb_noop,
     b"QUIT": Reception.verb_quit,
-    b"AUTH": Reception.verb_auth,
-    b"STARTTLS": Reception.verb_starttls,
     b"VRFY": Reception.verb_vrfy,
     b"EXPN": Reception.verb_expn,
     b"HELP": Reception.verb_help,
+}
+
+VERBS: dict[bytes, Verb] = {
+    **VERBS_AT_ONCE,
+    b"DATA": Reception.verb_data,
+    b"BDAT": Reception.verb_bdat,
+    b"XEXCH50": Reception.verb_xexch50,
+    b"AUTH": Reception.verb_auth,
+    b"STARTTLS": Reception.verb_starttls,
 }
 
 

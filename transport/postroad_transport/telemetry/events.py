@@ -30,14 +30,18 @@ class EventLog:
         self._fd = fd
         self._clock = clock
         self._constant = constant
+        self._starts: dict[str, bytes] = {}
         self._buffer = bytearray()
 
     def emit(self, event: str, **fields: Any) -> None:
         """Add one event. Values must be JSON-encodable; `None` values are left out."""
-        record: dict[str, Any] = {"ts": round(self._clock(), 6), "event": event, **self._constant}
-        record.update({name: value for name, value in fields.items() if value is not None})
-        self._buffer += _encode(record)
-        self._buffer += b"\n"
+        if None in fields.values():
+            fields = {name: value for name, value in fields.items() if value is not None}
+        start = self._starts.get(event)
+        if start is None:
+            start = self._starts[event] = _encode({"event": event, **self._constant})[1:-1]
+        rest = b"," + _encode(fields)[1:] if fields else b"}"
+        self._buffer += b'{"ts":%.6f,%b%b\n' % (self._clock(), start, rest)
         if len(self._buffer) >= FLUSH_BYTES:
             self.flush()
 
