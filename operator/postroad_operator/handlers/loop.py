@@ -99,8 +99,7 @@ class Reconciler:
         tier = await self.compiler.compile(name, view)
         pods = [pod for pod in view.pods if pod.tier == name and pod.namespace == self.settings.namespace]
         if self._loses(tier, view):
-            await self._audit()
-            return 0.0
+            return 0.0 if await self._audit() else self.pace.retry / 2
         await self._publish(tier, view)
         await self._nudge(tier, pods)
         serving = await self._ask(tier, pods)
@@ -173,7 +172,7 @@ class Reconciler:
     async def _write_statuses(self, tier: Tier, serving: Serving, view: View) -> None:
         now = time.time()
         limit = asyncio.Semaphore(16)
-        errors: list[ApiError] = []
+        errors: list[ApiError | NotLeadingError] = []
 
         async def write(source: str, wanted: dict[str, object]) -> None:
             watched = view.resources[source]
@@ -182,7 +181,7 @@ class Reconciler:
                     await self.writer.put_status(
                         source, watched.identity.uid, watched.version, watched.status, wanted
                     )
-                except ApiError as error:
+                except (ApiError, NotLeadingError) as error:
                     errors.append(error)
 
         async with asyncio.TaskGroup() as group:

@@ -85,6 +85,9 @@ def _programmed(verdict: Verdict, serving: Serving, was_programmed: bool) -> _St
     if not pods:
         return _State(False, "NoPods", f"no pod of the tier is ready{_not_ready(serving)}")
     serve = serving.served_by(verdict.source, verdict.generation, was_programmed=was_programmed)
+    if serve < pods:
+        # The allowance is all or nothing: the count that is told is of what is served.
+        serve = serving.served_by(verdict.source, verdict.generation, was_programmed=False)
     count = f"{serve} of {pods} ready pods serve this generation{_not_ready(serving)}"
     if serve == pods:
         return _State(True, "Disabled" if verdict.reason is Reason.DISABLED else "Programmed", count)

@@ -1,0 +1,258 @@
+"""The loop's promises, on an API server of a few dictionaries: no empty configuration, no write for nothing."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+from resource_cases import DOMAIN, RECEIVE, document
+
+from postroad_operator.compile import TierSettings
+from postroad_operator.handlers.cluster import INPUTS, Cluster, Watched, watched_of
+from postroad_operator.handlers.loop import Reconciler
+from postroad_operator.handlers.metrics import OperatorMetrics
+from postroad_operator.handlers.tiers import Compiler
+from postroad_operator.handlers.writer import NotLeadingError, Writer
+from postroad_operator.publish import ApiError, Identity
+from postroad_operator.resources import KINDS
+from postroad_operator.status import Answer, Pod
+
+NAMESPACE = "mail"
+
+
+class FakeServer:
+    """Objects by kind and name. Everything that is written is counted."""
+
+    def __init__(self) -> None:
+        self.objects: dict[tuple[str, str], dict[str, Any]] = {}
+        self.writes: list[str] = []
+        self.version = 0
+        self.refuse: set[str] = set()
+
+    def put(self, kind: str, body: dict[str, Any]) -> None:
+        self.version += 1
+        before = self.objects.get((kind, body["metadata"]["name"]), {}).get("metadata", {})
+        stored = copy.deepcopy(body)
+        generation = before.get("generation", 0) + (kind in KINDS)
+        stored["metadata"] |= {"namespace": NAMESPACE, "resourceVersion": str(self.version), "generation": generation}
+        stored["metadata"].setdefault("uid", before.get("uid", f"uid-{self.version}"))
+        self.objects[kind, body["metadata"]["name"]] = stored
+
+    async def get(self, kind: str, _namespace: str, name: str) -> dict[str, Any] | None:
+        return copy.deepcopy(self.objects.get((kind, name)))
+
+    async def identities(self, kind: str, _namespace: str | None) -> set[Identity]:
+        if kind in self.refuse:
+            raise ApiError(403, f"GET {kind}: 403 Forbidden")
+        return {
+            Identity(NAMESPACE, name, body["metadata"]["uid"])
+            for (of, name), body in self.objects.items()
+            if of == kind
+        }
+
+    async def apply(self, body: dict[str, Any], *, subresource: str = "") -> dict[str, Any]:
+        kind, name = body["kind"], body["metadata"]["name"]
+        self.writes.append(f"{kind}/{name}/{subresource}")
+        if subresource:
+            self.objects[kind, name]["status"] = copy.deepcopy(body["status"])
+            self.version += 1
+            self.objects[kind, name]["metadata"]["resourceVersion"] = str(self.version)
+        else:
+            self.put(kind, body)
+        return copy.deepcopy(self.objects[kind, name])
+
+
+class FakeCluster(Cluster):
+    """Shows what the fake server holds, except kinds whose watch has not delivered yet."""
+
+    def __init__(self, server: FakeServer) -> None:
+        super().__init__(NAMESPACE, "lease")
+        self.server = server
+        self.blind: set[str] = set()
+
+    def _all(self, kind: str) -> list[Watched]:
+        found = [watched_of(kind, copy.deepcopy(body)) for (of, _), body in self.server.objects.items() if of == kind]
+        return [item for item in found if kind not in self.blind and item.identity.uid not in self._gone]
+
+
+class FakePods:
+    """Every pod serves what it was told."""
+
+    def __init__(self) -> None:
+        self.hash = ""
+
+    async def ask(self, pods: Any) -> tuple[Answer, ...]:
+        return tuple(Answer(pod.name, self.hash) for pod in pods)
+
+
+class World:
+    def __init__(self) -> None:
+        self.server = FakeServer()
+        self.cluster = FakeCluster(self.server)
+        self.metrics = OperatorMetrics()
+        self.leading = True
+        self.loop = self.operator()
+
+    def operator(self) -> Reconciler:
+        api: Any = self.server
+        settings = TierSettings(namespace=NAMESPACE, hostname="mx.example")
+        pods: Any = FakePods()
+        return Reconciler(
+            api=api,
+            cluster=self.cluster,
+            compiler=Compiler(api, settings, self.metrics, ("default",)),
+            writer=Writer(api, self.metrics, lambda: self.leading),
+            pods=pods,
+            metrics=self.metrics,
+            settings=settings,
+            watch_namespace=NAMESPACE,
+        )
+
+    def resources(self) -> str:
+        published = self.server.objects["ConfigMap", "postroad-default"]
+        return str(published["metadata"]["annotations"]["postroad.dev/resources"])
+
+    def compilations(self) -> float:
+        return (
+            self.metrics.registry.get_sample_value("postroad_operator_compilations_total", {"tier": "default"}) or 0
+        )
+
+
+@pytest.fixture
+def world() -> World:
+    world = World()
+    world.server.put("ReceiveConnector", document("ReceiveConnector", RECEIVE))
+    world.server.put("AcceptedDomain", document("AcceptedDomain", DOMAIN))
+    return world
+
+
+async def settle(world: World) -> None:
+    for _ in range(3):
+        await world.loop.reconcile()
+
+
+async def test_it_publishes_and_then_writes_nothing(world: World) -> None:
+    await settle(world)
+    assert world.resources() == "2"
+    written = list(world.server.writes)
+    assert len(written) == len(set(written)) == 4
+    await settle(world)
+    assert world.server.writes == written
+    assert world.compilations() == 1
+
+
+async def test_our_own_writes_cause_no_second_compilation(world: World) -> None:
+    await settle(world)
+    before = world.compilations()
+    world.server.objects["ReceiveConnector", "x"]["status"] = {}
+    await settle(world)
+    assert world.compilations() == before
+    assert world.server.objects["ReceiveConnector", "x"]["status"]["conditions"]
+
+
+@pytest.mark.parametrize("kind", INPUTS)
+async def test_a_kind_that_cannot_be_listed_keeps_the_full_configuration(world: World, kind: str) -> None:
+    await settle(world)
+    world.loop = world.operator()
+    world.cluster.blind = {kind}
+    world.server.refuse = {kind}
+    with pytest.raises(ApiError, match="Forbidden"):
+        await world.loop.reconcile()
+    assert world.resources() == "2"
+
+
+async def test_an_index_that_is_not_full_yet_keeps_the_full_configuration(world: World) -> None:
+    await settle(world)
+    world.loop = world.operator()
+    world.cluster.blind = {"AcceptedDomain"}
+    await settle(world)
+    assert world.resources() == "2"
+    world.cluster.blind = set()
+    await settle(world)
+    assert world.resources() == "2"
+
+
+async def test_a_watch_that_shows_less_is_checked_by_a_list(world: World) -> None:
+    await settle(world)
+    world.loop._audited -= 60  # (the last list was a minute ago)
+    world.cluster.blind = {"AcceptedDomain"}
+    await settle(world)
+    assert world.resources() == "2"
+
+
+async def test_a_deletion_that_the_watch_missed_is_found_by_a_list(world: World) -> None:
+    await settle(world)
+    ghost = world.server.objects["AcceptedDomain", "x"]
+    shown = world.cluster._all
+    ghosts = [watched_of("AcceptedDomain", copy.deepcopy(ghost))]
+    del world.server.objects["AcceptedDomain", "x"]
+
+    def with_ghost(kind: str) -> list[Watched]:
+        extra = ghosts if kind == "AcceptedDomain" else []
+        return shown(kind) + [item for item in extra if item.identity.uid not in world.cluster._gone]
+
+    world.cluster._all = with_ghost  # type: ignore[method-assign]  # (the index keeps what it missed)
+    await settle(world)
+    assert world.resources() == "2"
+    world.loop._audited = float("-inf")
+    await settle(world)
+    assert world.resources() == "1"
+
+
+async def test_the_last_resource_can_be_deleted(world: World) -> None:
+    await settle(world)
+    world.server.objects.pop(("ReceiveConnector", "x"))
+    world.server.objects.pop(("AcceptedDomain", "x"))
+    await settle(world)
+    assert world.resources() == "0"
+
+
+async def test_without_the_lease_nothing_is_written(world: World) -> None:
+    world.leading = False
+    with pytest.raises(NotLeadingError):
+        await world.loop.reconcile()
+    assert world.server.writes == []
+
+
+async def test_a_refused_status_does_not_keep_others_from_theirs(world: World) -> None:
+    real = world.server.apply
+
+    async def apply(body: dict[str, Any], *, subresource: str = "") -> dict[str, Any]:
+        if body["kind"] == "AcceptedDomain":
+            raise ApiError(500, "PATCH: 500 InternalError")
+        return await real(body, subresource=subresource)
+
+    world.server.apply = apply  # type: ignore[method-assign]  # (one object cannot be written)
+    with pytest.raises(ApiError, match="500"):
+        await world.loop.reconcile()
+    assert world.server.objects["ReceiveConnector", "x"]["status"]["conditions"]
+
+
+async def test_programmed_follows_the_pods(world: World) -> None:
+    pod = Pod(NAMESPACE, "p", "u", "default", "10.0.0.1", 1, ready=True)
+    view = world.cluster.view
+    hashes: Any = world.loop.pods
+
+    def with_pod() -> Any:
+        found = view()
+        found.pods = [pod]
+        return found
+
+    world.cluster.view = with_pod  # type: ignore[method-assign]  # (pods have no objects on the fake server)
+
+    async def ignore(*_: Any) -> None:
+        return None
+
+    world.loop.writer.annotate = ignore  # type: ignore[method-assign]  # (likewise)
+    await settle(world)
+
+    def programmed() -> str:
+        status = world.server.objects["ReceiveConnector", "x"]["status"]
+        return next(str(item["status"]) for item in status["conditions"] if item["type"] == "Programmed")
+
+    assert programmed() == "False"
+    hashes.hash = world.loop.compiler.known["default"].hash
+    await settle(world)
+    assert programmed() == "True"
+    assert world.metrics.registry.get_sample_value("postroad_operator_pods", {"tier": "default", "current": "true"})
