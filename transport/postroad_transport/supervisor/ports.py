@@ -12,8 +12,8 @@ from collections.abc import Iterable
 
 from postroad_transport.config import TierConfig
 
-#: Seconds that an earlier tier's workers get to let go of their ports.
-PATIENCE = 3.0
+#: Seconds that an earlier tier's workers get to let go of their ports: more than their ``ORPHAN_GRACE``.
+PATIENCE = 6.0
 
 
 def bound_ports(config: TierConfig) -> set[int]:
