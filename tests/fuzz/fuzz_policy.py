@@ -144,7 +144,11 @@ def fuzz_firewall(data: bytes) -> None:
         headers.inspect(data, permissions | {FLAG}, hostname="mail.example.com")
     for permissions in SEND:
         middle = len(data) // 2
-        result = b"".join(headers.outbound([data[:middle], bytearray(data[middle:])], permissions).content)
+        left = headers.outbound([data[:middle], bytearray(data[middle:])], permissions)
+        result = b"".join(left.content)
+        if any(name.lower() == "received" for name in left.stripped):
+            hops, _, result = result.partition(b"\r\n")
+            assert hops.startswith(headers.HOPS_FIELD.encode() + b": ")
         check_kept(result, block, rest, tuple(permission in permissions for permission in SEND_ORDER))
 
 

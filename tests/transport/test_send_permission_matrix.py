@@ -46,6 +46,8 @@ class Case:
 
     def expected(self) -> bytes:
         kept = b"".join(line for permission, line in HEADERS.items() if permission in self.held)
+        if "Send-Headers-Routing" not in self.held:
+            kept = b"X-Postroad-Hops: 1\r\n" + kept
         return kept + b"Subject: kept\r\n\r\nReceived: body\r\n"
 
 

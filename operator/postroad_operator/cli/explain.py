@@ -207,6 +207,7 @@ def _route(delivery: Delivery) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [
         (escape(delivery.recipient), f"{escape(delivery.connector)} to {escape(delivery.destination)}", why)
     ]
+    rows += [("", f"[green]added[/] {escape(line)}", "") for line in delivery.added]
     return rows + [
         ("", f"[red]stripped[/] {escape(item.header)}", escape(f"needs {item.missing}: {item.field}"))
         for item in delivery.stripped

@@ -18,7 +18,7 @@ from postroad_transport.config.files import read_secret
 from postroad_transport.policy.connectors import decisive_field
 from postroad_transport.policy.explain import AccountsOf, Explanation, Scenario, Step
 from postroad_transport.policy.explain import explain as ask_rules
-from postroad_transport.policy.headers import outbound, send_permission
+from postroad_transport.policy.headers import HOPS_FIELD, outbound, send_permission
 from postroad_transport.policy.principals import destination_principals, send_permissions
 from postroad_transport.policy.submission import missing_fields
 from postroad_transport.policy.tier import TierPolicy
@@ -64,6 +64,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     reply: str = ""
     """Why there is no route; a 4xx waits in the queue, a 5xx returns the message to its sender."""
     stripped: tuple[Stripped, ...] = ()
+    added: tuple[str, ...] = ()
 
 
 class FullExplanation(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -185,25 +186,30 @@ def _delivery(table: RoutingTable, recipient: str, header: bytes) -> Delivery:
         return Delivery(
             recipient=recipient, connector="", destination="", source=source, reason=reason, reply=route.reply.line
         )
+    stripped, added = _firewall(route, header)
     return Delivery(
         recipient=recipient,
         connector=route.connector,
         destination=route.destination,
         source=source,
         reason=reason,
-        stripped=tuple(_stripped(route, header)),
+        stripped=stripped,
+        added=added,
     )
 
 
-def _stripped(route: Route, header: bytes) -> Iterator[Stripped]:
+def _firewall(route: Route, header: bytes) -> tuple[tuple[Stripped, ...], tuple[str, ...]]:
+    """Return what the send connector's firewall takes out of the header, and what it puts in front."""
     connector = route.send_connector
     # As the worker chooses hops: what stays on this machine, or goes nowhere, passes no firewall.
     if connector is None or isinstance(route.target, Maildir | Drop):
-        return
-    for name in outbound([header], send_permissions(connector)).stripped:
+        return (), ()
+    left = outbound([header], send_permissions(connector))
+    stripped = []
+    for name in left.stripped:
         missing = send_permission(name)
-        yield Stripped(
-            header=name,
-            missing=str(missing),
-            field=decisive_field(connector.grants, destination_principals(connector), missing),
-        )
+        field = decisive_field(connector.grants, destination_principals(connector), missing)
+        stripped.append(Stripped(header=name, missing=str(missing), field=field))
+    first = bytes(left.content[0]).partition(b"\r\n")[0].decode("utf-8", "replace")
+    own = first.startswith(HOPS_FIELD) and not header.startswith(HOPS_FIELD.encode())
+    return tuple(stripped), (first,) if own else ()
