@@ -1,0 +1,220 @@
+"""Next hops as they are outside: a name server, Dovecot's LMTP, hosts that stay away."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import smtplib
+import socket
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import dns.flags
+import dns.message
+import dns.rcode
+import dns.rrset
+import pytest
+from mail_sink import mail_sink
+from running_tier import Manifests, Tier, document, free_port, wait_for
+
+RECORDS = {
+    ("far.example.", "MX"): [
+        "far.example. 60 IN MX 10 mx1.far.example.",
+        "far.example. 60 IN MX 20 mx2.far.example.",
+    ],
+    ("mx1.far.example.", "A"): ["mx1.far.example. 60 IN A 127.0.0.2"],
+    ("mx2.far.example.", "A"): ["mx2.far.example. 60 IN A 127.0.0.1"],
+    ("plain.example.", "A"): ["plain.example. 60 IN A 127.0.0.1"],
+    ("null.example.", "MX"): ["null.example. 60 IN MX 0 ."],
+}
+
+
+@contextmanager
+def name_server() -> Iterator[int]:
+    """Answer from RECORDS on a UDP port of loopback; ``broken.example`` is SERVFAIL, the rest does not exist."""
+    server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    server.bind(("127.0.0.1", 0))
+    names = {name for name, _ in RECORDS}
+
+    def answer() -> None:
+        while True:
+            data, peer = server.recvfrom(4096)
+            if data == b"stop":
+                return
+            query = dns.message.from_wire(data)
+            question = query.question[0]
+            name = question.name.to_text().lower()
+            response = dns.message.make_response(query)
+            response.flags |= dns.flags.RA | dns.flags.AA
+            lines = RECORDS.get((name, dns.rdatatype.to_text(question.rdtype)), [])
+            if lines:
+                values = [line.split(" ", 4)[4] for line in lines]
+                response.answer = [dns.rrset.from_text(question.name, 60, "IN", question.rdtype, *values)]
+            elif name == "broken.example.":
+                response.set_rcode(dns.rcode.SERVFAIL)
+            elif name not in names:
+                response.set_rcode(dns.rcode.NXDOMAIN)
+            server.sendto(response.to_wire(), peer)
+
+    thread = threading.Thread(target=answer, daemon=True)
+    thread.start()
+    try:
+        yield server.getsockname()[1]
+    finally:
+        server.sendto(b"stop", server.getsockname())
+        thread.join(10)
+        server.close()
+
+
+def send(tier: Tier, *recipients: str) -> None:
+    with tier.submit() as client:
+        message = b"From: alice@mail.example\r\nSubject: out\r\n\r\nhello\r\n"
+        client.sendmail("alice@mail.example", list(recipients), message)
+
+
+def test_mail_is_routed_by_mx_with_fallback_and_null_mx_and_names_that_do_not_exist_come_back(
+    manifests: Manifests, start_tier: Callable[..., Tier]
+) -> None:
+    with name_server() as resolver, mail_sink() as sink:
+        manifests.put(
+            "outbound",
+            document(
+                "SendConnector",
+                "outbound",
+                {
+                    "usage": "Internet",
+                    "addressSpaces": [{"domain": "*"}],
+                    "dns": {"resolvers": [f"127.0.0.1:{resolver}"], "port": sink.port},
+                },
+            ),
+        )
+        tier = start_tier(manifests)
+        send(tier, "bob@far.example", "bob@plain.example")
+        wait_for(lambda: len(sink.recipients) == 2, what="mail by the second MX and by address")
+        send(tier, "bob@null.example")
+        assert b"5.1.10" in wait_for(lambda: b"".join(tier.mailbox()), what="the notice about a null MX")
+        send(tier, "bob@none.example")
+        wait_for(lambda: b"none.example" in b"".join(tier.mailbox()), what="the notice about no such domain")
+        assert b"5.1.2" in b"".join(tier.mailbox())
+        send(tier, "bob@broken.example")
+        wait_for(lambda: tier.metric("postroad_deliveries_total", result="deferred") >= 1, what="a deferral")
+        listed = tier.command("queue", "--state-dir", str(tier.state_dir), "list").stdout
+        assert "bob@broken.example" in listed
+        assert "4.4.3" in listed
+
+
+def test_senders_are_told_of_delay_and_of_expiry_once_unless_they_asked_not_to_be(
+    manifests: Manifests, start_tier: Callable[..., Tier]
+) -> None:
+    retry = {"schedule": ["1s"], "delayNotification": "1s", "expiration": "4s"}
+    manifests.smart_host(free_port(), retry=retry)
+    tier = start_tier(manifests)
+    with tier.submit() as client:
+        client.ehlo("client.example")
+        for recipient, options in (("told@far.example", []), ("never@far.example", ["NOTIFY=NEVER"])):
+            assert client.mail("alice@mail.example", ["ENVID=Qq+2B17"])[0] == 250
+            assert client.rcpt(recipient, options)[0] == 250
+            assert client.data(b"From: alice@mail.example\r\nSubject: late\r\n\r\nhello\r\n")[0] == 250
+    wait_for(lambda: tier.metric("postroad_deliveries_total", result="expired") == 2, what="both expiries")
+    delay, failure = wait_for(lambda: len(found := tier.mailbox()) >= 2 and found, what="two notices")
+    assert b"Action: delayed" in delay
+    assert b"Action: failed" in failure
+    for notice in (delay, failure):
+        assert b"Original-Envelope-Id: Qq+17" in notice
+        assert b"told@far.example" in notice
+        assert b"never@far.example" not in notice
+    assert len(tier.mailbox()) == 2
+
+
+def test_success_notices_are_sent_on_request_after_delivery_to_a_maildir(
+    manifests: Manifests, start_tier: Callable[..., Tier]
+) -> None:
+    tier = start_tier(manifests)
+    with tier.submit() as client:
+        client.ehlo("client.example")
+        assert client.mail("alice@mail.example")[0] == 250
+        assert client.rcpt("bob@mail.example", ["NOTIFY=SUCCESS", "ORCPT=rfc822;Bob@Mail.example"])[0] == 250
+        assert client.data(b"From: alice@mail.example\r\nSubject: please\r\n\r\nhello\r\n")[0] == 250
+    (notice,) = wait_for(tier.mailbox, what="the notice")
+    assert b"Action: delivered" in notice
+    assert b"Original-Recipient: rfc822; Bob@Mail.example" in notice or b"rfc822;Bob@Mail.example" in notice
+
+
+@pytest.fixture
+def dovecot() -> Iterator[tuple[int, Path]]:
+    """Dovecot's LMTP server with one user, ``alice@boxes.example``; yields its port and her mail directory."""
+    if shutil.which("dovecot") is None or not Path("/usr/lib/dovecot/lmtp").exists() or os.geteuid() != 0:
+        pytest.skip("needs Debian's dovecot-lmtpd, and root to start it")
+    home = Path(tempfile.mkdtemp(prefix="postroad-dovecot-"))
+    home.chmod(0o755)
+    mail = home / "mail"
+    mail.mkdir()
+    shutil.chown(mail, "nobody", "nogroup")
+    port = free_port()
+    (home / "users").write_text(f"alice@boxes.example::65534:65534::{mail}::\n")
+    (home / "dovecot.conf").write_text(
+        f"""
+protocols = lmtp
+base_dir = {home}/run
+state_dir = {home}/state
+log_path = {home}/log
+ssl = no
+mail_location = maildir:{mail}/Maildir
+userdb {{
+  driver = passwd-file
+  args = {home}/users
+}}
+passdb {{
+  driver = passwd-file
+  args = {home}/users
+}}
+service lmtp {{
+  inet_listener lmtp {{
+    address = 127.0.0.1
+    port = {port}
+  }}
+}}
+"""
+    )
+    process = subprocess.Popen(["dovecot", "-F", "-c", str(home / "dovecot.conf")], stderr=subprocess.PIPE)
+
+    def greets() -> bool:
+        if process.poll() is not None:
+            assert process.stderr is not None
+            raise AssertionError(process.stderr.read().decode())
+        try:
+            with smtplib.LMTP("127.0.0.1", port, timeout=5) as client:
+                return client.noop()[0] == 250
+        except (OSError, smtplib.SMTPException):
+            return False
+
+    try:
+        wait_for(greets, what="Dovecot")
+        yield port, mail / "Maildir" / "new"
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(20)
+        shutil.rmtree(home)
+
+
+def test_dovecot_takes_mail_by_lmtp_and_each_recipient_has_its_own_result(
+    manifests: Manifests, start_tier: Callable[..., Tier], dovecot: tuple[int, Path]
+) -> None:
+    port, new = dovecot
+    target = {"domain": "boxes.example", "deliver": {"lmtp": {"host": "127.0.0.1", "port": port}}}
+    manifests.put("boxes", document("AcceptedDomain", "boxes", target))
+    tier = start_tier(manifests)
+    send(tier, "alice@boxes.example", "nobody@boxes.example")
+    (path,) = wait_for(lambda: list(new.glob("*")) if new.is_dir() else [], what="the message in Dovecot's Maildir")
+    stored = path.read_bytes()
+    assert b"Subject: out" in stored
+    assert b"X-MS-Exchange-Organization-AuthAs: Internal" in stored
+    (notice,) = wait_for(tier.mailbox, what="the notice about the other recipient")
+    assert b"Final-Recipient: rfc822; nobody@boxes.example" in notice
+    assert b"5.1.1" in notice
+    assert tier.metric("postroad_deliveries_total", result="delivered") >= 1
