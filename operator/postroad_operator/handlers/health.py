@@ -36,7 +36,8 @@ async def endpoints(
 
     app = web.Application()
     app.add_routes([web.get("/healthz", healthz), web.get("/readyz", healthz), web.get("/metrics", show)])
-    runner = web.AppRunner(app, access_log=None)
+    # No idle connection may hold up the end of the process.
+    runner = web.AppRunner(app, access_log=None, keepalive_timeout=0.1)
     await runner.setup()
     try:
         await web.TCPSite(runner, address, port).start()

@@ -59,11 +59,11 @@ class Reconciler:
     _audited: float = float("-inf")
     _delay: float = 0.0
 
-    async def run(self) -> None:
-        """Reconcile for ever. The caller cancels it when leadership is lost."""
+    async def run(self, leading: asyncio.Event) -> None:
+        """Reconcile until `leading` is cleared."""
         self._audited = float("-inf")
         self._delay = self.pace.retry
-        while True:
+        while leading.is_set():
             self.cluster.changed.clear()
             try:
                 wait = await self.reconcile()

@@ -94,12 +94,10 @@ async def _operate(options: OperatorSettings, api: KubernetesApi, pods: PodClien
     kopf.on.login(registry=registry, id="login")(login)
 
     leading = asyncio.Event()
-    standby = asyncio.Event()
-    standby.set()
 
     def changed(now_leading: bool) -> None:
-        (leading if now_leading else standby).set()
-        (standby if now_leading else leading).clear()
+        (leading.set if now_leading else leading.clear)()
+        cluster.changed.set()
 
     identity = f"{os.environ.get('POD_NAME') or socket.gethostname()}_{uuid.uuid4().hex[:8]}"
     election = Election(api, namespace, LEASE, identity, changed, Times(options.lease_duration))
@@ -118,10 +116,10 @@ async def _operate(options: OperatorSettings, api: KubernetesApi, pods: PodClien
         _log.info("endpoints on port %d", port)
         background = [
             asyncio.create_task(election.run(), name="election"),
-            asyncio.create_task(_lead(reconciler, leading, standby), name="reconciler"),
+            asyncio.create_task(_lead(reconciler, leading), name="reconciler"),
             asyncio.create_task(_log_in_again(api), name="credentials"),
         ]
-        # kopf ends every task that was made after its start; these were made before.
+        # On its way out kopf waits for tasks that were made after its start, then ends them; these were made before.
         watching = asyncio.create_task(
             kopf.operator(
                 registry=registry,
@@ -142,22 +140,13 @@ async def _operate(options: OperatorSettings, api: KubernetesApi, pods: PodClien
                 await asyncio.gather(*background, watching, return_exceptions=True)
 
 
-async def _lead(reconciler: Reconciler, leading: asyncio.Event, standby: asyncio.Event) -> None:
+async def _lead(reconciler: Reconciler, leading: asyncio.Event) -> None:
     """Reconcile while this replica leads."""
     while True:
         await leading.wait()
-        work = asyncio.create_task(reconciler.run(), name="reconcile")
-        lost = asyncio.create_task(standby.wait())
-        try:
-            await asyncio.wait([work, lost], return_when=asyncio.FIRST_COMPLETED)
-            if work.done():
-                work.result()
-                # It found that it may not write; the election will say so in a moment.
-                await asyncio.sleep(1.0)
-        finally:
-            work.cancel()
-            lost.cancel()
-            await asyncio.gather(work, lost, return_exceptions=True)
+        await reconciler.run(leading)
+        # It may have found that it must not write a moment before the election says so.
+        await asyncio.sleep(0.5)
 
 
 async def _log_in_again(api: KubernetesApi) -> None:
