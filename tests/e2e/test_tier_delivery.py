@@ -169,15 +169,16 @@ def test_a_dead_next_hop_defers_and_the_queue_command_shows_holds_and_retries(
     with tier.submit() as client:
         client.send_message(letter("later", recipient="bob@far.example"))
     at = ["queue", "--state-dir", str(tier.state_dir)]
-    wait_for(lambda: tier.metric("postroad_deliveries_total", result="deferred") == 1, what="a deferral")
+    wait_for(lambda: tier.metric("postroad_deliveries_total", result="deferred") >= 1, what="a deferral")
     listed = tier.command(*at, "list")
     assert "bob@far.example" in listed.stdout, listed.stderr
-    (deferred,) = (event for event in tier.events() if event["event"] == "DEFER")
+    deferred = next(event for event in tier.events() if event["event"] == "DEFER")
     identifier = deferred["id"]
     assert "4.4.1" in deferred["reply"]
     assert "later" in tier.command(*at, "show", identifier).stdout
+    before = sum(event["event"] == "DEFER" for event in tier.events())
     assert "1 message" in tier.command(*at, "retry", identifier).stdout
-    wait_for(lambda: sum(event["event"] == "DEFER" for event in tier.events()) == 2, what="the second attempt")
+    wait_for(lambda: sum(event["event"] == "DEFER" for event in tier.events()) > before, what="another attempt")
     assert "1 message" in tier.command(*at, "hold", identifier).stdout
     with mail_sink(port=port) as sink:
         assert "1 message" in tier.command(*at, "release", identifier).stdout
