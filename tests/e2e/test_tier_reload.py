@@ -47,9 +47,16 @@ def test_a_broken_edit_is_reported_and_changes_nothing(manifests: Manifests, sta
     tier = start_tier(manifests)
     before = json.loads(tier.http("/configz"))["hash"]
     broken = document("ReceiveConnector", "mx", {"usage": "Nonsense", "bindings": [{"port": manifests.mx}]})
+    sound = manifests.documents["mx"]
     manifests.put("mx", broken)
     wait_for(lambda: "spec.usage" in tier.output.read_text(), what="the report of the broken edit")
     assert json.loads(tier.http("/configz"))["hash"] == before
+    assert accepts(tier, "alice@mail.example")
+    manifests.put("mx", sound)
+    wait_for(lambda: "mended" in tier.output.read_text(), what="word that all is well again")
+    # A directory that goes away, as during a checkout, stops nothing.
+    manifests.directory.rename(manifests.directory.with_name("away"))
+    wait_for(lambda: "no such file or directory" in tier.output.read_text().lower(), what="the report")
     assert accepts(tier, "alice@mail.example")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import email
 import email.utils
 import json
 from dataclasses import replace
@@ -54,3 +55,13 @@ async def test_a_new_configuration_is_served_though_no_session_was_open_when_it_
     await tier.listeners.apply(replacement)
     line = await tier.connect()
     assert await line.reply() == "220 mail.example.com changed"
+
+
+async def test_text_without_a_header_arrives_as_a_body(tier):
+    line = await tier.connect()
+    await line.begin()
+    assert (await line.ask("hello\r\n.")).startswith("250")
+    ((envelope, content),) = tier.store.messages
+    message = email.message_from_bytes(content)
+    assert message.get_payload() == "hello\r\n"
+    assert envelope.size == len(content)

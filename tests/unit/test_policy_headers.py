@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from postroad_transport.config import Permission, Principal
 from postroad_transport.policy.groups import RECEIVE_PERMISSIONS, SEND_PERMISSIONS
-from postroad_transport.policy.headers import HeaderReport, auth_as, inspect, outbound, stamps
+from postroad_transport.policy.headers import HeaderReport, auth_as, begins_with_text, inspect, outbound, stamps
 from postroad_transport.policy.session import SessionFacts
 
 ROUTING = Permission.ACCEPT_HEADERS_ROUTING
@@ -319,3 +319,21 @@ def test_trace_that_a_session_may_not_bring_leaves_its_number():
     allowed = inspect(content, frozenset({Permission.ACCEPT_HEADERS_ROUTING}), hostname="hub1.mail.example")
     assert allowed.hops == 7
     assert b"Hops" not in stamps(session, allowed)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"hello\r\n", True),
+        (b"hello: x\r\n\r\nb\r\n", False),
+        (b"Subject : x\r\n", False),
+        (b"\r\nbody\r\n", False),
+        (b"", False),
+        (b" folded: into nothing\r\n", True),
+        (b"two words: x\r\n", True),
+        (b"From alice Mon Jan  1\r\nSubject: x\r\n", False),
+        ("Grüße: x\r\n".encode(), True),
+    ],
+)
+def test_a_message_that_begins_with_text_is_known_by_its_first_line(content, text):
+    assert begins_with_text(content) is text

@@ -68,6 +68,13 @@ def call(socket: str, method: str, path: str, params: dict[str, str]) -> Any:
         raise NoTierError(f"the tier does not answer on {socket}: {error}") from error
 
 
+def _message(message_id: str) -> str:
+    """Return the path of a message. What is no identifier must not lead elsewhere."""
+    if not (message_id.isascii() and message_id.isalnum()):
+        raise click.ClickException(f"no message {message_id} in the queue")
+    return f"/queue/{message_id}"
+
+
 def age(seconds: float) -> str:
     """Write an age as people do: ``42s``, ``5m``, ``3h``, ``2d``."""
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
@@ -142,11 +149,11 @@ def list_(
 @click.pass_obj
 def show(socket: str, message_id: str) -> None:
     """Show one message: its envelope, its recipients' states and its headers."""
-    click.echo(json.dumps(call(socket, "GET", f"/queue/{message_id}", {}), indent=2))
+    click.echo(json.dumps(call(socket, "GET", _message(message_id), {}), indent=2))
 
 
 def _change(socket: str, action: str, message_id: str, destination: str) -> None:
-    path = f"/queue/{message_id}/{action}" if message_id else f"/queue/{action}"
+    path = f"{_message(message_id)}/{action}" if message_id else f"/queue/{action}"
     answer = call(socket, "POST", path, {"destination": destination} if destination else {})
     click.echo(f"{action}: {answer['changed']} message(s)")
 
@@ -173,5 +180,5 @@ _bulk_command("release", "Let held messages go on.")
 @click.pass_obj
 def delete(socket: str, message_id: str) -> None:
     """Remove a message from the queue for good; nobody is notified."""
-    call(socket, "DELETE", f"/queue/{message_id}", {})
+    call(socket, "DELETE", _message(message_id), {})
     click.echo(f"deleted {message_id}")

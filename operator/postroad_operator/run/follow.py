@@ -41,6 +41,7 @@ class Follower:
     current: Build
     served: Callable[[Build], None]
     report: Callable[[str, list[str]], None]
+    _refused: bool = False
 
     async def run(self, stop: asyncio.Event) -> None:
         """Follow until `stop` is set."""
@@ -63,15 +64,25 @@ class Follower:
 
     async def _rebuild(self) -> None:
         try:
-            built = await asyncio.to_thread(build, self.directory, self.settings, self.certificates, time.time())
+            await self._load()
         except OSError as error:
-            self.report("not loaded: nothing has changed", [f"{self.directory}: {error.strerror}"])
-            return
+            # No directory any more, or a full disk: no reason to stop what is served.
+            self._refuse([f"{error.filename or self.directory}: {error.strerror}"])
+
+    def _refuse(self, problems: list[str]) -> None:
+        self._refused = True
+        self.report("not loaded: nothing has changed", problems)
+
+    async def _load(self) -> None:
+        built = await asyncio.to_thread(build, self.directory, self.settings, self.certificates, time.time())
         problems = built.problems()
         if built.compilation.config == self.current.compilation.config and problems == self.current.problems():
+            if self._refused:
+                self._refused = False
+                self.report("mended: the manifests say again what is served", [])
             return
         if problems:
-            self.report("not loaded: nothing has changed", problems)
+            self._refuse(problems)
             return
         if not publish(self.config_dir, built):
             self.current = built
@@ -80,8 +91,8 @@ class Follower:
             await self.supervisor.reload()
         except ReloadRefusedError as error:
             publish(self.config_dir, self.current)
-            self.report("not loaded: nothing has changed", [str(error)])
+            self._refuse([str(error)])
             return
-        self.current = built
+        self.current, self._refused = built, False
         self.served(built)
         self.report("loaded", built.warnings())

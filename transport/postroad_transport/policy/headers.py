@@ -36,6 +36,7 @@ _WINDOW = 4096
 
 _find_received = re.compile(b"\n" + _ROUTING).findall
 _find_hops = re.compile(re.escape(_HOPS) + rb"[ \t]*+:[ \t]*+(\d{1,3})[ \t]*+\r?\n").findall
+_begins_with_field = re.compile(rb"[!-9;-~]++[ \t]*+:|\r\n|>?From |\Z").match
 _find_auth_as = re.compile(rb"\nx-ms-exchange-organization-authas[ \t]*+:([^\n]*+(?:\n[ \t][^\n]*+)*+)").findall
 _AUTH_AS = {value.lower().encode(): value for value in AUTH_AS_VALUES}
 
@@ -286,6 +287,14 @@ def _believed(lowered: bytes) -> tuple[str, bool]:
         if value is not None:
             return value, True
     return (AUTH_AS_VALUES[0], False) if values else ("", False)
+
+
+def begins_with_text(content: bytes | bytearray) -> bool:
+    """Tell whether a message begins with something that is no header field, so that it needs a blank line in front.
+
+    An mbox ``From`` line is left alone, as other servers do.
+    """
+    return _begins_with_field(content) is None
 
 
 def end(content: bytes | bytearray) -> int:

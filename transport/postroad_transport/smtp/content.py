@@ -183,6 +183,8 @@ class ContentVerbs(TransactionVerbs):
             stamps += missing_fields(
                 content, report.header_end, identifier=identifier, host=serving.hostname, now=now
             )
+        if headers.begins_with_text(content):
+            stamps += b"\r\n"
         chunks: list[bytes | bytearray | memoryview] = [trace + stamps]
         if report.kept is None:
             chunks.append(content)

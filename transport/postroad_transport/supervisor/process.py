@@ -166,7 +166,7 @@ class Supervisor:
                 config, digest = load(self.settings.config_dir)
                 added = bound_ports(config) - (bound_ports(self.config) if self.config else set())
                 await require_free(self.settings.addresses, added, patience=0.0)
-                await self._reload_child(self.children[0], "trial")
+                await self._reload_child(self._serving_child(), "trial")
                 copy(self.settings.config_dir, self.served_dir)
             except (ConfigError, WorkerUnreachableError, OSError) as error:
                 self.last_error = str(error)
@@ -181,6 +181,10 @@ class Supervisor:
             self._events.emit("config.loaded", hash=digest, failures=failures or None)
             self._events.flush()
             return digest
+
+    def _serving_child(self) -> Child:
+        """Return a worker that can try a configuration: not one that is being started again."""
+        return next((child for child in self.children if child.process.returncode is None), self.children[0])
 
     @staticmethod
     async def _reload_child(child: Child, mode: str) -> None:
