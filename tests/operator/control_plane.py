@@ -87,7 +87,8 @@ class Authority:
                 x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), False
             )
         )
-        chain, secret = self.directory / f"{name}.crt", self.directory / f"{name}.key"
+        stem = name.replace(":", "-")
+        chain, secret = self.directory / f"{stem}.crt", self.directory / f"{stem}.key"
         chain.write_bytes(certificate.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
         secret.write_bytes(_pem(key))
         return chain, secret
@@ -317,7 +318,8 @@ class ControlPlane:
 
     def _write_kubeconfig(self, name: str, pair: tuple[Path, Path]) -> Path:
         encode = lambda path: base64.b64encode(path.read_bytes()).decode()  # noqa: E731 (one line, used three times)
-        path = self.directory / f"{name}.kubeconfig"
+        # A colon would separate two files in $KUBECONFIG.
+        path = self.directory / f"{name.replace(':', '-')}.kubeconfig"
         cluster = {
             "server": f"https://127.0.0.1:{self.port}",
             "certificate-authority-data": encode(self._authority.path),

@@ -15,7 +15,7 @@ import kopf
 
 from postroad_operator.compile import TierSettings
 from postroad_operator.handlers.ask import PodClient
-from postroad_operator.handlers.cluster import Cluster
+from postroad_operator.handlers.cluster import INPUTS, Cluster
 from postroad_operator.handlers.health import endpoints
 from postroad_operator.handlers.leader import Election, Times
 from postroad_operator.handlers.loop import Reconciler
@@ -84,6 +84,8 @@ async def _operate(options: OperatorSettings, api: KubernetesApi, pods: PodClien
 
     async def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
         settings.posting.enabled = False
+        # Kinds and namespaces are known and may not be listed with the chart's rights; kopf would try for a minute.
+        settings.scanning.disabled = True
         settings.watching.server_timeout = 300
         settings.networking.request_timeout = 30
 
@@ -114,6 +116,7 @@ async def _operate(options: OperatorSettings, api: KubernetesApi, pods: PodClien
     )
     async with endpoints(options.address, options.port, cluster, metrics, lambda: election.leading) as port:
         _log.info("endpoints on port %d", port)
+        await _wait_for_kinds(api, reconciler.watch_namespace)
         background = [
             asyncio.create_task(election.run(), name="election"),
             asyncio.create_task(_lead(reconciler, leading), name="reconciler"),
@@ -138,6 +141,22 @@ async def _operate(options: OperatorSettings, api: KubernetesApi, pods: PodClien
                 task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.gather(*background, watching, return_exceptions=True)
+
+
+async def _wait_for_kinds(api: KubernetesApi, namespace: str | None) -> None:
+    """Wait until every kind can be listed: kopf looks only once which kinds there are."""
+    said = ""
+    while True:
+        try:
+            for kind in INPUTS:
+                await api.identities(kind, namespace)
+        except ApiError as error:
+            if str(error) != said:
+                said = str(error)
+                _log.warning("waiting: %s (are the CRDs installed, and may they be listed?)", said)
+            await asyncio.sleep(1.0)
+        else:
+            return
 
 
 async def _lead(reconciler: Reconciler, leading: asyncio.Event) -> None:
