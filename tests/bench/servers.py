@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from tests.bench.processes import cpu_seconds, free_port, greets, stop, wait_until
+from tests.bench.processes import cpu_seconds, family, free_port, greets, stop, wait_until
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -72,6 +72,8 @@ class Postfix:
     relay_to: int | None
     tuned: bool = False
     port: int = field(default_factory=free_port)
+    more: dict[str, object] = field(default_factory=dict)
+    """Further settings."""
 
     @property
     def name(self) -> str:
@@ -120,6 +122,7 @@ class Postfix:
                 "maillog_file": self.directory / "log" / "maillog",
                 "maillog_file_prefixes": self.directory / "log",
             }
+        settings |= self.more
         (config / "main.cf").write_text("".join(f"{key} = {value}\n" for key, value in settings.items()))
         master = (HERE / "postfix-master.cf").read_text()
         (config / "master.cf").write_text(master.replace("@PORT@", str(self.port)))
@@ -174,12 +177,21 @@ class Postroad:
     command: str = f"{Path(sys.executable).parent}/postroad"
     name: str = "postroad"
     port: int = field(default_factory=free_port)
+    more: str = ""
+    """Further manifests."""
+
+    @property
+    def workers(self) -> list[int]:
+        """The process ids of the workers."""
+        return [pid for pid in family(self._process.pid) if pid != self._process.pid]
 
     def start(self) -> None:
         manifests = self.directory / "manifests"
         manifests.mkdir(parents=True)
         template = HERE / ("postroad-accept.yaml" if self.relay_to is None else "postroad-relay.yaml")
-        text = template.read_text().replace("@PORT@", str(self.port)).replace("@SINK@", str(self.relay_to))
+        text = (
+            (template.read_text() + self.more).replace("@PORT@", str(self.port)).replace("@SINK@", str(self.relay_to))
+        )
         (manifests / "tier.yaml").write_text(text)
         state = self.directory / "state"
         self._log = (self.directory / "log").open("wb")

@@ -1,0 +1,350 @@
+"""Measure what is not messages per second: memory, idle connections, STARTTLS, reloads and growth.
+
+    python -m tests.bench.limits --only idle,large,starttls,reload,growth,queued
+
+Each prints its figures; this judges nothing. The client is Python and shares the CPUs with the tier.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import resource
+import shutil
+import smtplib
+import socket
+import ssl
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median, quantiles
+
+from tests.bench.compare import WORKS, Work, load, measure
+from tests.bench.processes import wait_until
+from tests.bench.servers import Postfix, Postroad, Sink
+
+TLS_CONNECTIONS = 300
+TLS_SESSIONS = 20
+
+_CERTIFICATE = """---
+apiVersion: postroad.dev/v1alpha1
+kind: TransportCertificate
+metadata:
+  name: bench
+spec:
+  ca: {}
+  dnsNames: [postroad.bench.example]
+---
+apiVersion: postroad.dev/v1alpha1
+kind: ReceiveConnector
+metadata:
+  name: tls
+spec:
+  usage: Internet
+  fqdn: postroad.bench.example
+  bindings:
+    - port: @PORT@
+  remoteIPRanges: [127.0.0.1]
+  authMechanisms: [TLS]
+"""
+
+_UNLIMITED = """---
+apiVersion: postroad.dev/v1alpha1
+kind: ReceiveConnector
+metadata:
+  name: unlimited
+spec:
+  usage: Internet
+  bindings:
+    - port: @PORT@
+  remoteIPRanges: [127.1.0.0/16]
+  limits:
+    connections: 0
+    connectionsPerSource: 0
+"""
+
+
+def resident(pid: int) -> dict[str, int]:
+    """Return bytes of memory of a process: resident now, and at most so far."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    found = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.startswith(("VmRSS", "VmHWM"))}
+    return {"now": found["VmRSS"], "most": found["VmHWM"]}
+
+
+@contextmanager
+def tier(options: argparse.Namespace, sink: Sink | None = None, more: str = "") -> Iterator[Postroad]:
+    """Start a tier that drops what it accepts, or delivers it to `sink`; `more` manifests are added."""
+    directory = Path(tempfile.mkdtemp(prefix="postroad-bench-", dir=options.directory))
+    relay_to = sink.port if sink else None
+    server = Postroad(directory, relay_to, options.command) if options.command else Postroad(directory, relay_to)
+    server.more = more
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def domains(count: int) -> str:
+    """Return manifests of so many accepted domains."""
+    return "".join(
+        f"---\napiVersion: postroad.dev/v1alpha1\nkind: AcceptedDomain\nmetadata:\n  name: d{number}\n"
+        f"spec:\n  domain: d{number}.example\n  type: ExternalRelay\n"
+        for number in range(count)
+    )
+
+
+def connectors(count: int) -> str:
+    """Return manifests of so many receive connectors, each for an address of its own."""
+    return "".join(
+        f"---\napiVersion: postroad.dev/v1alpha1\nkind: ReceiveConnector\nmetadata:\n  name: c{number}\n"
+        f"spec:\n  usage: Internet\n  bindings:\n    - port: @PORT@\n"
+        f"  remoteIPRanges: [127.9.{number // 250}.{number % 250 + 1}/32]\n"
+        for number in range(count)
+    )
+
+
+def idle(options: argparse.Namespace) -> None:
+    """10,000 connections that have said EHLO: memory of each, and the 4 kB rate beside them."""
+    count = options.connections
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, count + 2000) if hard > 0 else count + 2000, hard))
+    sink = options.sink
+    with tier(options, more=_UNLIMITED) as server:
+        measure(server, Work("warm up", 4096, 50, 0), sink, 3000)
+        before_rate = median(measure(server, WORKS["accept-4k"], sink, 4000).per_second for _ in range(3))
+        pids = server.workers
+        before = sum(resident(pid)["now"] for pid in pids)
+        sockets = []
+        for number in range(count):
+            sock = socket.socket()
+            sock.bind((f"127.1.{number // 5000}.1", 0))
+            sock.connect(("127.0.0.1", server.port))
+            sock.sendall(b"EHLO idle.example\r\n")
+            sockets.append(sock)
+        for sock in sockets:
+            said = b""
+            while b"\r\n250 " not in said and (data := sock.recv(4096)):
+                said += data
+        after = sum(resident(pid)["now"] for pid in pids)
+        rate = median(measure(server, WORKS["accept-4k"], sink, 4000).per_second for _ in range(3))
+        print(
+            f"idle: {count:,} connections, {(after - before) / count / 1000:.1f} kB of the workers' memory each; "
+            f"4 kB messages/s {before_rate:,.0f} without, {rate:,.0f} beside them"
+        )
+        for sock in sockets:
+            sock.close()
+
+
+def large(options: argparse.Namespace) -> None:
+    """One message of 30 MB: what it adds to a worker's memory, at the most."""
+    size = 30_000_000
+    body = b"Subject: large\r\n\r\n" + (b"x" * 78 + b"\r\n") * (size // 80)
+    sink = options.sink
+    for name, to in (("accept", None), ("accept + deliver", sink)):
+        with tier(options, to) as server:
+            measure(server, Work("warm up", 4096, 20, 0, relay=to is not None), sink, 500)
+            pids = server.workers
+            before = [resident(pid) for pid in pids]
+            with smtplib.SMTP("127.0.0.1", server.port) as client:
+                client.sendmail("sender@one.example", ["recipient@two.example"], body)
+            time.sleep(2)
+            after = [resident(pid) for pid in pids]
+            grown = max(b["most"] - a["now"] for a, b in zip(before, after, strict=True))
+            print(f"large: {name} 30 MB: {grown / len(body):.2f} times its size at the most")
+
+
+async def _starttls(port: int, context: ssl.SSLContext, content: bytes) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+
+    async def say(line: bytes) -> None:
+        writer.write(line)
+        while (reply := await reader.readline())[3:4] == b"-":
+            pass
+        if reply[:1] not in b"23":
+            raise RuntimeError(reply.decode())
+
+    await say(b"")
+    await say(b"EHLO client.example\r\n")
+    await say(b"STARTTLS\r\n")
+    await writer.start_tls(context)
+    await say(b"EHLO client.example\r\n")
+    for line in (b"MAIL FROM:<sender@one.example>\r\n", b"RCPT TO:<recipient@two.example>\r\n", b"DATA\r\n"):
+        await say(line)
+    await say(content + b".\r\n")
+    await say(b"QUIT\r\n")
+    writer.close()
+
+
+async def _starttls_load(port: int, connections: int) -> None:
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    content = b"Subject: x\r\n\r\n" + (b"x" * 78 + b"\r\n") * 51
+    left = iter(range(connections))
+
+    async def client() -> None:
+        for _ in left:
+            await _starttls(port, context, content)
+
+    await asyncio.gather(*(client() for _ in range(TLS_SESSIONS)))
+
+
+def starttls(options: argparse.Namespace) -> None:
+    """STARTTLS with TLS 1.3 and P-256, one 4 kB message a connection, the tier and Postfix in turn."""
+    directory = Path(tempfile.mkdtemp(prefix="postroad-bench-", dir=options.directory))
+    directory.chmod(0o755)
+    key, chain = directory / "key.pem", directory / "chain.pem"
+    make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=bench.example"
+    subprocess.run([*make.split(), "-keyout", str(key), "-out", str(chain)], check=True, capture_output=True)
+    postfix = Postfix(directory / "postfix", None)
+    postfix.more = {
+        "smtpd_tls_security_level": "may",
+        "smtpd_tls_cert_file": chain,
+        "smtpd_tls_key_file": key,
+        "tls_random_source": "dev:/dev/urandom",
+    }
+    try:
+        with tier(options, more=_CERTIFICATE) as server:
+            postfix.start()
+            rates: dict[str, list[tuple[float, float]]] = {"postfix": [], "postroad": []}
+            for _ in range(options.runs):
+                for system in (postfix, server):
+                    cpu, begun = system.cpu(), time.perf_counter()
+                    asyncio.run(_starttls_load(system.port, TLS_CONNECTIONS))
+                    elapsed = time.perf_counter() - begun
+                    used = (system.cpu() - cpu) * 1000 / TLS_CONNECTIONS
+                    rates[system.name].append((TLS_CONNECTIONS / elapsed, used))
+                    system.reset()
+        for name, runs in rates.items():
+            print(
+                f"starttls: {name} {median(rate for rate, _ in runs):,.0f} connections/s (the client is the limit), "
+                f"{median(used for _, used in runs):.2f} ms CPU each"
+            )
+        print(f"starttls: CPU ratio {median(b[1] / a[1] for a, b in zip(*rates.values(), strict=True)):.2f}")
+    finally:
+        postfix.stop()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+async def _watch(port: int, seconds: float, during: Callable[[], None]) -> tuple[list[float], int]:
+    """Send NOOP on 20 sessions and open new ones; return each answer's seconds, and refused sessions."""
+    took: list[float] = []
+    refused = 0
+    end = time.perf_counter() + seconds
+
+    async def session() -> None:
+        nonlocal refused
+        while time.perf_counter() < end:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            if not (await reader.readline()).startswith(b"220"):
+                refused += 1
+            for _ in range(50):
+                begun = time.perf_counter()
+                writer.write(b"NOOP\r\n")
+                await reader.readline()
+                took.append(time.perf_counter() - begun)
+                await asyncio.sleep(0.005)
+            writer.close()
+
+    changing = asyncio.get_running_loop().run_in_executor(None, during)
+    await asyncio.gather(*(session() for _ in range(20)))
+    await changing
+    return took, refused
+
+
+def _accepts(port: int, domain: str) -> bool:
+    with smtplib.SMTP("127.0.0.1", port) as client:
+        client.ehlo()
+        client.mail("sender@one.example")
+        return client.rcpt(f"user@{domain}")[0] == 250
+
+
+def reload(options: argparse.Namespace) -> None:
+    """10,000 accepted domains, one changed while 20 sessions talk: how long answers take meanwhile."""
+    with tier(options, more=domains(10_000)) as server:
+        manifest = server.directory / "manifests" / "tier.yaml"
+        text = manifest.read_text()
+
+        def nothing() -> None:
+            time.sleep(2)
+
+        def change() -> None:
+            time.sleep(2)
+            manifest.write_text(text.replace("d7.example", "changed.example"))
+            wait_until(lambda: _accepts(server.port, "changed.example"), "the reload")
+
+        time.sleep(3)
+        for name, during in (("nothing happens", nothing), ("reload", change)):
+            took, refused = asyncio.run(_watch(server.port, options.seconds, during))
+            cuts = quantiles(took, n=1000)
+            print(
+                f"reload: {name}: {len(took):,} answers, p99 {cuts[989] * 1000:.0f} ms, "
+                f"p99.9 {cuts[998] * 1000:.0f} ms, longest {max(took) * 1000:.0f} ms, {refused} sessions refused"
+            )
+
+
+def growth(options: argparse.Namespace) -> None:
+    """CPU a message of 4 kB with few and many domains and connectors."""
+    sink = options.sink
+    for name, more in (
+        ("1 domain, 1 connector", ""),
+        ("10,000 domains, 200 connectors", domains(9_999) + connectors(199)),
+    ):
+        with tier(options, more=more) as server:
+            measure(server, Work("warm up", 4096, 20, 0), sink, 500)
+            runs = [measure(server, WORKS["accept-4k"], sink, 3000) for _ in range(options.runs)]
+            print(f"growth: {name}: {median(run.cpu_ms for run in runs):.2f} ms CPU a message")
+
+
+def queued(options: argparse.Namespace) -> None:
+    """CPU of taking a message of 1 kB while the queue grows, its next hop being down."""
+    down = Sink()
+    step = options.messages // 10
+    with tier(options, down) as server:
+        for number in range(1, 11):
+            cpu = server.cpu()
+            load(server.port, Work("queue", 1024, 50, step), step)
+            if number in (1, 2, 5, 10):
+                used = (server.cpu() - cpu) * 1000 / step
+                print(f"queued: up to {number * step:,} queued: {used:.2f} ms CPU a message")
+        memory = sum(resident(pid)["now"] for pid in server.workers)
+        print(f"queued: {memory / 1e6:,.0f} MB of memory in the workers")
+
+
+MEASUREMENTS = {
+    "idle": idle,
+    "large": large,
+    "starttls": starttls,
+    "reload": reload,
+    "growth": growth,
+    "queued": queued,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default=",".join(MEASUREMENTS), help=f"of {', '.join(MEASUREMENTS)}")
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--connections", type=int, default=10_000, help="idle ones")
+    parser.add_argument("--messages", type=int, default=100_000, help="queued ones")
+    parser.add_argument("--seconds", type=float, default=12.0, help="that a reload is watched for")
+    parser.add_argument("--command", default="", help="how to start the tier, where it is not ./.venv/bin/postroad")
+    parser.add_argument("--directory", type=Path, default=Path("/var/tmp"), help="on the disk to measure")
+    options = parser.parse_args()
+    print(f"{os.cpu_count()} CPUs, load average {os.getloadavg()[0]:.1f}", flush=True)
+    options.sink = Sink()
+    options.sink.start()
+    try:
+        for name in options.only.split(","):
+            MEASUREMENTS[name.strip()](options)
+    finally:
+        options.sink.stop()
+
+
+if __name__ == "__main__":
+    main()
