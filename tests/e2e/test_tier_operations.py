@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from mail_sink import mail_sink
-from running_tier import PASSWORD, PASSWORD_HASH, Manifests, Tier, free_port, wait_for
+from running_tier import PASSWORD, PASSWORD_HASH, Manifests, Tier, document, free_port, wait_for
 
 
 def relay(manifests: Manifests, port: int) -> None:
@@ -97,6 +97,18 @@ def test_a_killed_worker_comes_back_with_its_queue_and_no_metric_goes_back(
         assert tier.command("queue", "--state-dir", str(tier.state_dir), "retry", "--all").returncode == 0
         wait_for(lambda: len(sink.recipients) == 12, what="the whole queue, of both workers")
         assert set(sink.recipients.values()) == {1}
+
+
+def test_an_edit_while_the_only_worker_is_being_started_again_is_served_by_it(
+    manifests: Manifests, start_tier: Callable[..., Tier]
+) -> None:
+    tier = start_tier(manifests, workers=1)
+    os.kill(int(str(workers(tier)[0]["pid"])), signal.SIGKILL)
+    target = {"domain": "new.example", "deliver": {"maildir": {"path": "maildir/{domain}/{local}"}}}
+    manifests.put("new", document("AcceptedDomain", "new", target))
+    wait_for(lambda: " loaded" in tier.output.read_text(), timeout=30, what="the new domain")
+    wait_for(lambda: tier.metric("postroad_worker_up") == 1, timeout=30, what="the worker")
+    assert send(tier, "alice@new.example") == 250
 
 
 def test_workers_stop_soon_when_the_supervisor_is_killed_and_a_new_start_takes_over(

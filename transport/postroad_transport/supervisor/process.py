@@ -24,6 +24,8 @@ from postroad_transport.worker.settings import WorkerSettings
 SERVED_DIRECTORY = "served"
 #: Seconds before a worker that ended is started again: the first restart is at once, a crash loop is slow.
 RESTART_DELAYS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
+#: Seconds that a reload waits for a worker that is being started.
+RESTART_PATIENCE = 15.0
 #: Seconds of service after which a worker counts as healthy again.
 HEALTHY_AFTER = 30.0
 
@@ -166,7 +168,7 @@ class Supervisor:
                 config, digest = load(self.settings.config_dir)
                 added = bound_ports(config) - (bound_ports(self.config) if self.config else set())
                 await require_free(self.settings.addresses, added, patience=0.0)
-                await self._reload_child(self._serving_child(), "trial")
+                await self._reload_child(await self._ready_child(), "trial")
                 copy(self.settings.config_dir, self.served_dir)
             except (ConfigError, WorkerUnreachableError, OSError) as error:
                 self.last_error = str(error)
@@ -174,7 +176,7 @@ class Supervisor:
                 self._events.flush()
                 raise ReloadRefusedError(self.last_error) from error
             results = await asyncio.gather(
-                *(self._reload_child(child, "serve") for child in self.children), return_exceptions=True
+                *(self._serve_child(child) for child in self.children), return_exceptions=True
             )
             failures = [str(result) for result in results if isinstance(result, BaseException)]
             self.config, self.config_hash, self.last_error = config, digest, "; ".join(failures)
@@ -182,9 +184,33 @@ class Supervisor:
             self._events.flush()
             return digest
 
-    def _serving_child(self) -> Child:
-        """Return a worker that can try a configuration: not one that is being started again."""
-        return next((child for child in self.children if child.process.returncode is None), self.children[0])
+    async def _ready_child(self) -> Child:
+        """Return a worker that serves; wait for one where all are being started again.
+
+        Raises
+        ------
+        WorkerUnreachableError
+            None serves after :data:`RESTART_PATIENCE`.
+        """
+        try:
+            async with asyncio.timeout(RESTART_PATIENCE):
+                while True:
+                    for child in self.children:
+                        if child.process.returncode is None:
+                            with contextlib.suppress(WorkerUnreachableError):
+                                await child.wait_ready()
+                                return child
+                    await asyncio.sleep(0.1)
+        except TimeoutError:
+            raise WorkerUnreachableError("no worker serves that could try the configuration") from None
+
+    async def _serve_child(self, child: Child) -> None:
+        """Have a worker switch. One that has ended is started again with what is served by then."""
+        if child.process.returncode is not None:
+            return
+        async with asyncio.timeout(RESTART_PATIENCE):
+            await child.wait_ready()
+        await self._reload_child(child, "serve")
 
     @staticmethod
     async def _reload_child(child: Child, mode: str) -> None:
