@@ -19,6 +19,18 @@ class Build:
     renew_at: float | None
     """When a certificate has to be looked at again, in seconds since the epoch; None: never."""
 
+    def breaks(self, served: Build) -> bool:
+        """Tell whether this loses or leaves out a resource that `served` did not, other than by removing it."""
+        left_out = {verdict.source for verdict in self.compilation.verdicts if not verdict.accepted}
+        accepted = {verdict.source for verdict in self.compilation.verdicts if verdict.accepted}
+        unreadable = any("/" not in fault.source for fault in self.manifests.faults)
+        before = {verdict.source: verdict.accepted for verdict in served.compilation.verdicts}
+        lost = {source for source, was_accepted in before.items() if was_accepted} - accepted
+        return bool(left_out - {source for source, was_accepted in before.items() if not was_accepted}) or (
+            # What stood in a file that cannot be read any more was not removed on purpose.
+            unreadable and (bool(lost) or self.manifests.faults != served.manifests.faults)
+        )
+
     def problems(self) -> list[str]:
         """Return one line for each fault and each refused resource, with the place it stands at."""
         invalid = {item.source for item in self.manifests.objects if isinstance(item, Invalid)}

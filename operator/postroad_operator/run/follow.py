@@ -29,8 +29,8 @@ def publish(directory: Path, built: Build) -> bool:
 class Follower:
     """Rebuilds when a manifest changes or a certificate is due, and has the tier reload.
 
-    A change with any fault or refused resource changes nothing: the tier serves what it served, and the user
-    is told what to fix.
+    A change that breaks a resource changes nothing: the tier serves what it served, and the user is told what to
+    fix. A resource that was left out from the start holds up no other.
     """
 
     directory: Path
@@ -71,6 +71,7 @@ class Follower:
 
     def _refuse(self, problems: list[str]) -> None:
         self._refused = True
+        self.supervisor.refuse("; ".join(problems))
         self.report("not loaded: nothing has changed", problems)
 
     async def _load(self) -> None:
@@ -79,9 +80,10 @@ class Follower:
         if built.compilation.config == self.current.compilation.config and problems == self.current.problems():
             if self._refused:
                 self._refused = False
+                self.supervisor.refuse("")
                 self.report("mended: the manifests say again what is served", [])
             return
-        if problems:
+        if built.breaks(self.current):
             self._refuse(problems)
             return
         if not publish(self.config_dir, built):
@@ -95,4 +97,5 @@ class Follower:
             return
         self.current, self._refused = built, False
         self.served(built)
-        self.report("loaded", built.warnings())
+        lagging = [self.supervisor.last_error] if self.supervisor.last_error else []
+        self.report("loaded", [*lagging, *problems, *built.warnings()])

@@ -76,6 +76,11 @@ class Supervisor:
             ["worker"],
             registry=self.registry,
         )
+        self._reload_success = Gauge(
+            "postroad_config_last_reload_success",
+            "1 when the newest configuration is served by every worker, 0 when it was refused.",
+            registry=self.registry,
+        )
 
     @property
     def served_dir(self) -> Path:
@@ -126,6 +131,7 @@ class Supervisor:
         for index in self._children:
             self._up.labels(str(index)).set(1)
             self._keepers.append(asyncio.create_task(self._keep(index)))
+        self._reload_success.set(1)
 
     async def _keep(self, index: int) -> None:
         """Start worker `index` again whenever it ends unasked."""
@@ -155,6 +161,8 @@ class Supervisor:
     async def reload(self) -> str:
         """Serve what now lies in the configuration directory; return its hash.
 
+        A worker that fails to switch is named in :attr:`last_error`; it serves what it served.
+
         One worker tries the new configuration first without serving it; only if that works do all of them
         switch, so that a bad configuration never splits the tier.
 
@@ -171,18 +179,25 @@ class Supervisor:
                 await self._reload_child(await self._ready_child(), "trial")
                 copy(self.settings.config_dir, self.served_dir)
             except (ConfigError, WorkerUnreachableError, OSError) as error:
-                self.last_error = str(error)
-                self._events.emit("config.refused", reason=self.last_error)
-                self._events.flush()
+                self.refuse(str(error))
                 raise ReloadRefusedError(self.last_error) from error
             results = await asyncio.gather(
                 *(self._serve_child(child) for child in self.children), return_exceptions=True
             )
             failures = [str(result) for result in results if isinstance(result, BaseException)]
             self.config, self.config_hash, self.last_error = config, digest, "; ".join(failures)
+            self._reload_success.set(not failures)
             self._events.emit("config.loaded", hash=digest, failures=failures or None)
             self._events.flush()
             return digest
+
+    def refuse(self, reason: str) -> None:
+        """Record that the newest configuration is not served; an empty reason takes that back."""
+        self.last_error = reason
+        self._reload_success.set(not reason)
+        if reason:
+            self._events.emit("config.refused", reason=reason)
+            self._events.flush()
 
     async def _ready_child(self) -> Child:
         """Return a worker that serves; wait for one where all are being started again.

@@ -16,7 +16,6 @@ MAXIMUM_GAUGES = frozenset(
         "postroad_queue_oldest_age_seconds",
         "postroad_certificate_not_after_timestamp_seconds",
         "postroad_config_generation_info",
-        "postroad_config_last_reload_success",
         "postroad_config_last_reload_timestamp_seconds",
     }
 )
@@ -119,9 +118,6 @@ class Metrics:
         )
         self.reloads = Counter(
             "postroad_config_reloads", "Configuration loads by result (ok, refused).", ["result"], registry=r
-        )
-        self.reload_success = Gauge(
-            "postroad_config_last_reload_success", "1 when the last load was served.", registry=r
         )
         self.reload_timestamp = Gauge(
             "postroad_config_last_reload_timestamp_seconds",

@@ -167,12 +167,10 @@ class Worker:
             await self._listeners.apply(serving)
         except (ConfigError, OSError) as error:
             self._metrics.reloads.labels("refused").inc()
-            self._metrics.reload_success.set(0)
             return str(error)
         self._queue.reload(routing, factory, hostname=config.hostname, postmaster=config.postmaster)
         self._hash = digest
         self._metrics.reloads.labels("ok").inc()
-        self._metrics.reload_success.set(1)
         self._metrics.reload_timestamp.set(time.time())
         self._metrics.config_info.clear()
         self._metrics.config_info.labels(digest).set(1)
