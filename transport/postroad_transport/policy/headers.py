@@ -37,7 +37,7 @@ _WINDOW = 4096
 _find_received = re.compile(b"\n" + _ROUTING).findall
 _find_hops = re.compile(re.escape(_HOPS) + rb"[ \t]*+:[ \t]*+(\d{1,3})[ \t]*+\r?\n").findall
 _begins_with_field = re.compile(rb"[!-9;-~]++[ \t]*+:|\r\n|>?From |\Z").match
-_find_auth_as = re.compile(rb"\nx-ms-exchange-organization-authas[ \t]*+:([^\n]*+(?:\n[ \t][^\n]*+)*+)").findall
+_find_auth_as = re.compile(rb"\nx-ms-exchange-organization-authas[ \t]*+:([^\n]*+(?:\n[ \t][^\n]*+)*)").findall
 _AUTH_AS = {value.lower().encode(): value for value in AUTH_AS_VALUES}
 
 _INTERNAL = frozenset(
@@ -54,7 +54,7 @@ def _pattern(*names: bytes) -> re.Pattern[bytes] | None:
     """Compile an expression for whole fields of these names; None for no names."""
     if not names:
         return None
-    return re.compile(rb"\n(" + b"|".join(names) + rb")[^\n]*+(?:\n[ \t][^\n]*+)*+")
+    return re.compile(rb"\n(" + b"|".join(names) + rb")[^\n]*+(?:\n[ \t][^\n]*+)*")
 
 
 # By what is *not* allowed: routing, organisation, forest, stamps.

@@ -11,9 +11,11 @@ from typing import NamedTuple
 
 from postroad_transport.policy.address import AddressSyntaxError, Mailbox, parse_mailbox
 
-_find_fields = re.compile(rb"\n((?:from|sender)[ \t]*+:)[^\n]*+(?:\n[ \t][^\n]*+)*+").finditer
-_match_token = re.compile(rb'"(?:[^"\\]|\\.)*+"|[(),:;<>]|[^"(),:;<>\\ \t\r\n]++|[ \t\r\n]++', re.DOTALL).match
-_match_comment_text = re.compile(rb"(?:[^()\\]|\\.)*+", re.DOTALL).match
+_find_fields = re.compile(rb"\n((?:from|sender)[ \t]*+:)[^\n]*+(?:\n[ \t][^\n]*+)*").finditer
+_match_token = re.compile(
+    rb'"[^"\\]*+(?:\\.[^"\\]*+)*"|[(),:;<>]|[^"(),:;<>\\ \t\r\n]++|[ \t\r\n]++', re.DOTALL
+).match
+_match_comment_text = re.compile(rb"[^()\\]*+(?:\\.[^()\\]*+)*", re.DOTALL).match
 # What nearly all mail has: one mailbox, with or without a display name that needs no second look.
 _fullmatch_simple = re.compile(
     rb"[ \t]*+(?:"
