@@ -1,4 +1,9 @@
-"""What the watches have shown: kopf indexes filled as objects come, read by the loop as one view."""
+"""What the watches have shown: indexes filled as events come, read by the loop as one view.
+
+kopf's own indexes are not used: filling them takes time that grows with the square of the number of objects (each
+object that was read waits on one condition that each further object wakes), and they keep what was deleted while a
+watch was interrupted. :mod:`~postroad_operator.handlers.audit` tells when ours are complete, and what is gone.
+"""
 
 from __future__ import annotations
 
@@ -46,11 +51,7 @@ class View:
 
 
 class Cluster:
-    """The indexes, and the signal that something has come.
-
-    kopf does not drop an object from an index when it was deleted while the watch was interrupted; :meth:`forget`
-    does, once a list has shown that it is gone.
-    """
+    """The indexes, and the signal that something has come."""
 
     def __init__(self, namespace: str, lease: str) -> None:
         self.changed = asyncio.Event()
@@ -59,16 +60,16 @@ class Cluster:
         """When a generation of a resource was first seen (monotonic), until it is programmed."""
         self._namespace = namespace
         self._lease = lease
-        self._indices: dict[str, Mapping[Any, Any]] = {}
+        self._objects: dict[str, dict[Identity, Watched]] = {kind: {} for kind in (*INPUTS, "Pod")}
         self._gone: set[str] = set()
 
     def register(self, registry: kopf.OperatorRegistry) -> None:
-        """Add the indexes and signals to a kopf registry."""
+        """Add one handler of events for each kind to a kopf registry."""
         for kind in KINDS:
             self._watch(registry, kind, GROUP, VERSION, f"{kind.lower()}s")
         self._watch(registry, "Secret", "", "v1", "secrets")
         self._watch(registry, "ConfigMap", "", "v1", "configmaps")
-        self._watch(registry, "Pod", "", "v1", "pods", {labels.COMPONENT: labels.TRANSPORT})
+        self._watch(registry, "Pod", "", "v1", "pods")
 
         async def heard(**_: Any) -> None:
             self.last_heard = time.monotonic()
@@ -78,36 +79,26 @@ class Cluster:
 
         kopf.on.event("coordination.k8s.io", "v1", "leases", registry=registry, id="lease", when=is_ours)(heard)
 
-        async def started(**arguments: Any) -> None:
-            self._indices = {kind: arguments[_index(kind)] for kind in (*INPUTS, "Pod")}
+    def _watch(self, registry: kopf.OperatorRegistry, kind: str, group: str, version: str, plural: str) -> None:
+        kept = self._objects[kind]
 
-        kopf.on.startup(registry=registry, id="indexes")(started)
-
-    def _watch(
-        self,
-        registry: kopf.OperatorRegistry,
-        kind: str,
-        group: str,
-        version: str,
-        plural: str,
-        selector: dict[str, Any] | None = None,
-    ) -> None:
-        async def keep(body: kopf.Body, **_: Any) -> dict[tuple[str, str], Watched]:
+        async def noticed(type: str | None, body: kopf.Body, **_: Any) -> None:  # noqa: A002 (kopf's name for it)
             watched = watched_of(kind, dict(body))
-            return {(watched.identity.namespace, watched.identity.name): watched}
-
-        async def noticed(body: kopf.Body, **_: Any) -> None:
-            if kind in KINDS:
-                generation = body.metadata.get("generation", 0)
-                source = f"{kind}/{body.metadata.namespace}/{body.metadata.name}"
-                if (source, generation) not in self.seen and not _observed(body, generation):
-                    self.seen[source, generation] = time.monotonic()
+            if type == "DELETED":
+                kept.pop(watched.identity, None)
+            else:
+                kept[watched.identity] = watched
+                self._time(kind, watched)
             self.changed.set()
 
-        kopf.index(group, version, plural, registry=registry, id=_index(kind), labels=selector)(keep)
-        kopf.on.event(group, version, plural, registry=registry, id=f"{_index(kind)}-changed", labels=selector)(
-            noticed
-        )
+        kopf.on.event(group, version, plural, registry=registry, id=plural)(noticed)
+
+    def _time(self, kind: str, watched: Watched) -> None:
+        if kind in KINDS and watched.parsed is not None:
+            item = watched.parsed
+            generation = item.generation if isinstance(item, Invalid) else item.metadata.generation
+            if not _observed(watched.status, generation):
+                self.seen.setdefault((item.source, generation), time.monotonic())
 
     def identities(self, kind: str) -> set[Identity]:
         """Return what the index of a kind holds."""
@@ -136,10 +127,7 @@ class Cluster:
         return view
 
     def _all(self, kind: str) -> list[Watched]:
-        index = self._indices.get(kind)
-        if index is None:
-            return []
-        return [watched for key in list(index) for watched in index[key] if watched.identity.uid not in self._gone]
+        return [watched for watched in self._objects[kind].values() if watched.identity.uid not in self._gone]
 
 
 def watched_of(kind: str, document: dict[str, Any]) -> Watched:
@@ -148,7 +136,8 @@ def watched_of(kind: str, document: dict[str, Any]) -> Watched:
     identity = Identity(metadata.get("namespace", ""), metadata.get("name", ""), metadata.get("uid", ""))
     version = str(metadata.get("resourceVersion", ""))
     if kind == "Pod":
-        return Watched(identity, version, pod=pod_of(document))
+        ours = (metadata.get("labels") or {}).get(labels.COMPONENT) == labels.TRANSPORT
+        return Watched(identity, version, pod=pod_of(document) if ours else None)
     if kind in KINDS:
         status = document.get("status")
         parsed = parse({**document, "apiVersion": f"{GROUP}/{VERSION}", "kind": kind})
@@ -167,16 +156,13 @@ def watched_of(kind: str, document: dict[str, Any]) -> Watched:
     return Watched(identity, version, None if isinstance(parsed, Ignored) else parsed)
 
 
-def _observed(body: Mapping[str, Any], generation: int) -> bool:
-    """Tell whether the object's status already is about this generation: it was programmed before we started."""
-    status = body.get("status") or {}
-    return any(
+def _observed(status: Mapping[str, Any], generation: int) -> bool:
+    """Tell whether a status already is about this generation: it was programmed before we started."""
+    conditions = status.get("conditions")
+    return isinstance(conditions, list) and any(
         condition.get("type") == "Programmed"
         and condition.get("status") == "True"
         and condition.get("observedGeneration") == generation
-        for condition in status.get("conditions") or ()
+        for condition in conditions
+        if isinstance(condition, dict)
     )
-
-
-def _index(kind: str) -> str:
-    return f"{kind.lower()}s"
