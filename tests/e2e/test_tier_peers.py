@@ -14,7 +14,7 @@ from running_tier import PASSWORD, Manifests, Tier, free_port, wait_for
 
 pytestmark = pytest.mark.skipif(
     shutil.which("postfix") is None or shutil.which("swaks") is None,
-    reason="needs Debian's postfix and swaks (apt-get install postfix swaks)",
+    reason="needs Debian's postfix and swaks (apt-get install postfix libsasl2-modules swaks libnet-ssleay-perl)",
 )
 
 
@@ -106,8 +106,7 @@ def test_postfix_relays_through_us_with_starttls_and_auth(
             check=True,
             timeout=30,
         )
-        log = postfix_home / "instance" / "mail.log"
-        (stored,) = wait_for(tier.mailbox, timeout=30, what=f"Postfix's message ({log.read_text()})")
+        (stored,) = wait_for(tier.mailbox, timeout=30, what="Postfix's message")
     assert b"Subject: from postfix" in stored
     assert b"ESMTPSA" in stored
     # The header firewall: users hold no Accept-Headers-Routing (spec.md 1.3).

@@ -25,8 +25,8 @@ MAX_BLANKS = 8
 PARAMETERS_OCTETS = 4096
 """Well above the sum of what all registered extensions add to a command."""
 
-# Possessive quantifiers stand after single characters only: CPython before 3.11.5 does not step back where a possessive
-# group fails half-way (gh-106052).
+# Possessive quantifiers stand after single characters only: CPython before 3.11.5 does not step back where a
+# possessive group fails half-way (gh-106052).
 _ATEXT = rb"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\x80-\xff-]"
 _DOT_STRING = _ATEXT + rb"++(?:\." + _ATEXT + rb"++)*"
 _QTEXT = rb"[\x20\x21\x23-\x5b\x5d-\x7e\x80-\xff]*+"
