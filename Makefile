@@ -31,10 +31,10 @@ run: $(STAMP) ## Start a mail tier from examples/quickstart (RUN_DIR=..., RUN_FL
 	$(BIN)/postroad run $(RUN_DIR) $(RUN_FLAGS)
 
 test: $(STAMP) ## Run every test, with coverage (PYTEST_FLAGS=...)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --cov --cov-report=term:skip-covered $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term:skip-covered $(PYTEST_FLAGS)
 
 cov: $(STAMP) ## The same, with the lines that no test reaches in htmlcov/
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --cov --cov-report=html $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=html $(PYTEST_FLAGS)
 
 fuzz: $(STAMP) ## Fuzz addresses and headers (FUZZ_SECONDS=...; needs atheris)
 	@$(BIN)/python -c "import atheris" || { echo "make fuzz needs atheris: $(BIN)/pip install atheris" >&2; exit 1; }

@@ -75,7 +75,6 @@ def quick_start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[QuickStart
         assert process.wait(30) == 0, output.read_text()
 
 
-@pytest.mark.xdist_group("quickstart")
 @pytest.mark.parametrize("program", ["swaks", "curl", "python3"])
 def test_each_printed_line_works_as_it_stands(quick_start: QuickStart, program: str) -> None:
     if shutil.which(program) is None:
@@ -92,7 +91,6 @@ def test_each_printed_line_works_as_it_stands(quick_start: QuickStart, program: 
     assert re.search(r"^Date: ", stored, re.MULTILINE)
 
 
-@pytest.mark.xdist_group("quickstart")
 @pytest.mark.parametrize("heading", ["Receiving", "Delivering", "Accounts", "CA ", "Metrics", "Events", "Try it"])
 def test_the_readme_shows_what_is_printed(quick_start: QuickStart, heading: str) -> None:
     def block(text: str) -> list[str]:

@@ -21,8 +21,6 @@ VALUES: dict[str, list[str]] = {
     "own images": ["--set", "image.tag=v1,transport.tag=v2,imagePullSecrets[0].name=pull"],
 }
 
-pytestmark = pytest.mark.xdist_group("control-plane")
-
 
 def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
     program = binary("helm")

@@ -17,8 +17,6 @@ from resource_cases import BROKEN, SOUND, document
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").rglob("*.yaml"))
 CRDS = [yaml.safe_load(path.read_text()) for path in sorted((Path(__file__).parents[2] / "crds").glob("*.yaml"))]
 
-pytestmark = pytest.mark.xdist_group("control-plane")
-
 
 def rules(node: Any) -> list[str]:
     """Return the message of every CEL rule in a schema, those on transitions apart."""

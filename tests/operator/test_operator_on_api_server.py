@@ -12,8 +12,6 @@ import pytest
 from cluster_kit import Cluster, condition, holds
 from control_plane import ControlPlane, free_port, wait_for
 
-pytestmark = pytest.mark.xdist_group("control-plane")
-
 MX, SUBMISSION = free_port(), free_port()
 LIMITS = {"tarpit": "0s"}
 

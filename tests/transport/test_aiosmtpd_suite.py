@@ -85,7 +85,6 @@ def outcomes(module: str, directory: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("aiosmtpd-suite")
 @pytest.mark.parametrize("module", MODULES)
 def test_aiosmtpd_suite_passes_on_our_class(module, tmp_path):
     found = outcomes(module, tmp_path)
