@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 
-from postroad_transport.telemetry.aggregate import merge, only_growing, snapshot
+from postroad_transport.telemetry.aggregate import add, exposed, only_growing, snapshot
 from postroad_transport.telemetry.metrics import MAXIMUM_GAUGES, Metrics
 
 
@@ -28,7 +28,7 @@ def worker(received: int, oldest: float, open_sessions: int) -> Metrics:
 def test_counters_and_plain_gauges_add_up_and_the_oldest_age_is_the_largest(
     workers: list[tuple[int, float, int]],
 ) -> None:
-    merged = merge(snapshot(worker(*facts).registry) for facts in workers)
+    merged = exposed(add(snapshot(worker(*facts).registry) for facts in workers))
     assert value(merged, "postroad_messages_received_total", connector="mx") == sum(w[0] for w in workers)
     assert value(merged, "postroad_sessions_open", connector="mx") == sum(w[2] for w in workers)
     assert value(merged, "postroad_queue_oldest_age_seconds", destination="dns:a.example") == max(
@@ -40,7 +40,7 @@ def test_counters_and_plain_gauges_add_up_and_the_oldest_age_is_the_largest(
 
 def test_what_an_ended_worker_counted_stays_but_its_gauges_go() -> None:
     ended = only_growing(snapshot(worker(7, 100.0, 3).registry))
-    merged = merge([ended, snapshot(worker(5, 1.0, 2).registry)])
+    merged = exposed(add([ended, snapshot(worker(5, 1.0, 2).registry)]))
     assert value(merged, "postroad_messages_received_total", connector="mx") == 12
     assert value(merged, "postroad_sessions_open", connector="mx") == 2
     assert value(merged, "postroad_queue_oldest_age_seconds", destination="dns:a.example") == 1.0

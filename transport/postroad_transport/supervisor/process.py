@@ -16,7 +16,7 @@ from postroad_transport.config import TierConfig
 from postroad_transport.config.files import ConfigError, copy, load
 from postroad_transport.supervisor.child import Child, WorkerUnreachableError
 from postroad_transport.supervisor.ports import bound_ports, require_free
-from postroad_transport.telemetry.aggregate import Family, merge, only_growing, snapshot
+from postroad_transport.telemetry.aggregate import Family, add, exposed, only_growing, snapshot
 from postroad_transport.telemetry.events import EventLog
 from postroad_transport.worker.settings import WorkerSettings
 
@@ -146,7 +146,7 @@ class Supervisor:
             self._up.labels(str(index)).set(0)
             self._restarts.labels(str(index)).inc()
             last, child.last_metrics = child.last_metrics, []
-            self._ended.extend(only_growing(last))
+            self._ended = add([self._ended, only_growing(last)])
             failures = 0 if loop.time() - since > HEALTHY_AFTER else failures + 1
             delay = RESTART_DELAYS[min(failures, len(RESTART_DELAYS) - 1)]
             self._events.emit("worker.ended", worker=index, status=status, restart_in=delay)
@@ -237,7 +237,8 @@ class Supervisor:
         """Return the tier's metrics."""
         await asyncio.gather(*(child.scrape() for child in self.children))
         # Read in one go: a worker that ends meanwhile is either still a child or among the ended, never both.
-        return merge([snapshot(self.registry), self._ended, *(child.last_metrics for child in self.children)])
+        workers = [child.last_metrics for child in self.children]
+        return exposed(add([snapshot(self.registry), self._ended, *workers]))
 
     async def status(self) -> list[dict[str, Any]]:
         """Return each worker's own status; one that does not answer is ``{"index": n, "error": why}``."""

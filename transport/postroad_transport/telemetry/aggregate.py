@@ -57,7 +57,7 @@ def only_growing(families: Iterable[Family]) -> list[Family]:
     return [family for family in families if family.type in {"counter", "histogram"}]
 
 
-def merge(snapshots: Iterable[Iterable[Family]]) -> list[Metric]:
+def add(snapshots: Iterable[Iterable[Family]]) -> list[Family]:
     """Return one family per name over all `snapshots`, in order of first appearance."""
     order: dict[str, Family] = {}
     totals: dict[str, dict[tuple[str, Labels], float]] = {}
@@ -73,10 +73,20 @@ def merge(snapshots: Iterable[Iterable[Family]]) -> list[Metric]:
                     values[key] = sample.value
                 else:
                     values[key] = max(known, sample.value) if largest else known + sample.value
-    merged = []
-    for name, family in order.items():
-        metric = Metric(name, family.documentation, family.type)
-        for (sample_name, labels), value in totals[name].items():
-            metric.add_sample(sample_name, dict(labels), value)
-        merged.append(metric)
-    return merged
+    return [
+        Family(
+            name, family.type, family.documentation, tuple(Sample(*key, value) for key, value in totals[name].items())
+        )
+        for name, family in order.items()
+    ]
+
+
+def exposed(families: Iterable[Family]) -> list[Metric]:
+    """Return families as :mod:`prometheus_client` writes them out."""
+    metrics = []
+    for family in families:
+        metric = Metric(family.name, family.documentation, family.type)
+        for sample in family.samples:
+            metric.add_sample(sample.name, dict(sample.labels), sample.value)
+        metrics.append(metric)
+    return metrics
