@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
+from postroad_operator.certificates import DirectoryStore
 from postroad_operator.cli import main
-from postroad_operator.compile import Snapshot, TierSettings, compile_tier
-from postroad_operator.resources import read
+from postroad_operator.compile import TierSettings
+from postroad_operator.run.build import build
 from postroad_transport.config.files import compress, encode, store
 
 HASH = "$2b$04$6tcdIZE7k749KmKiOBbvte9T9.5OZozpns/zfPBFWJb9XKjWlj.I."
@@ -144,9 +146,22 @@ def test_the_narrower_range_takes_the_session_and_the_route_may_be_missing(direc
     assert delivery["reply"] == "550 5.4.4 No send connector covers elsewhere.test"
 
 
-def test_a_tier_s_served_configuration_is_asked_like_its_manifests(directory: Path, tmp_path: Path) -> None:
-    compilation = compile_tier(Snapshot(TierSettings(), tuple(read(directory).objects)))
+CERTIFICATE = """\
+apiVersion: postroad.dev/v1alpha1
+kind: TransportCertificate
+metadata: {name: mail}
+spec: {dnsNames: [mail.a.example], ca: {}}
+"""
+
+
+def serve(directory: Path, tmp_path: Path) -> None:
+    compilation = build(directory, TierSettings(), DirectoryStore(tmp_path / "certificates"), time.time()).compilation
     store(tmp_path / "state/served", compress(encode(compilation.config)), compilation.secret_files)
+
+
+def test_a_tier_s_served_configuration_is_asked_like_its_manifests(directory: Path, tmp_path: Path) -> None:
+    (directory / "certificate.yaml").write_text(CERTIFICATE)
+    serve(directory, tmp_path)
     options = (*SUBMISSION, "--mail-from", "alice@a.example", "--rcpt", "c@b.example")
     served = run("--state-dir", tmp_path / "state", *options, "--output", "json")
     assert "no tier runs with" in served.stderr
@@ -197,3 +212,11 @@ def test_several_tiers_need_a_choice_and_what_is_refused_is_named(directory: Pat
         "left out: ReceiveConnector/default/wide: ReceiveConnector/default/wide would be an open relay"
         in result.stderr
     )
+
+
+def test_a_served_tier_without_a_certificate_for_the_name_offers_no_starttls(directory: Path, tmp_path: Path) -> None:
+    serve(directory, tmp_path)
+    answer = run("--state-dir", tmp_path / "state", *SUBMISSION, "--rcpt", "c@b.example", "--output", "json")
+    assert json.loads(answer.stdout)["conversation"] == [
+        {"command": "STARTTLS", "reply": "502 5.5.1 STARTTLS is not offered"}
+    ]

@@ -11,6 +11,7 @@ from postroad_transport.config import (
     AcceptedDomain,
     AuthMechanism,
     Binding,
+    Certificate,
     Grant,
     ReceiveConnector,
     Role,
@@ -244,3 +245,28 @@ def test_explain_agrees_with_the_rules_asked_one_by_one(
     expected = all(isinstance(verdict, Allow) for verdict in verdicts) and (submits or not account)
     assert explanation.accepted == expected
     assert set(explanation.permissions) == {str(permission) for permission in connector.permissions(session)}
+
+
+@pytest.mark.parametrize(("names", "offered"), [(("mail.example.com",), True), (("other.example.com",), False)])
+def test_starttls_needs_a_certificate_for_the_name_where_certificates_are_issued(
+    names: tuple[str, ...], offered: bool
+) -> None:
+    certificate = Certificate(
+        name="c",
+        source="TransportCertificate/mail/c",
+        thumbprint="00",
+        dns_names=names,
+        self_signed=False,
+        not_before=0.0,
+        not_after=1e12,
+        chain_file="c.crt",
+        key_file="c.key",
+    )
+    config = msgspec.structs.replace(tier(CLIENT).config, certificates=(certificate,))
+    scenario = Scenario(port=587, remote_ip="192.0.2.1", tls=True)
+    asked = explain(TierPolicy(config), scenario, certificates_issued=True)
+    assert asked.tls is offered
+    if not offered:
+        assert asked.steps[0].reply == "502 5.5.1 STARTTLS is not offered"
+        assert asked.steps[0].field.endswith("no certificate covers mail.example.com (event 12014)")
+    assert explain(TierPolicy(config), scenario).tls

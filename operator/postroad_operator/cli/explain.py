@@ -98,7 +98,7 @@ def explain(
         compilation = _compiled(compile_all(read_manifests(directory), given), tier)
         config, accounts = compilation.config, _accounts_of(compilation)
     try:
-        explanation = explain_message(config, scenario, accounts=accounts)
+        explanation = explain_message(config, scenario, accounts=accounts, certificates_issued=directory is None)
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
     if output == "json":

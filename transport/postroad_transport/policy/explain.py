@@ -13,6 +13,7 @@ import msgspec
 
 from postroad_transport.config import AuthMechanism, Permission, ReceiveConnector, TlsMode
 from postroad_transport.policy.address import AddressSyntaxError, Mailbox, parse_forward_path, parse_reverse_path
+from postroad_transport.policy.certificate import select
 from postroad_transport.policy.connectors import ConnectorPolicy, decisive_field
 from postroad_transport.policy.headers import auth_as, firewall_permission, inspect, stamps
 from postroad_transport.policy.passing import mail_passes, message_passes
@@ -110,7 +111,9 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     added: tuple[str, ...] = ()
 
 
-def explain(tier: TierPolicy, scenario: Scenario, *, accounts: AccountsOf | None = None) -> Explanation:
+def explain(
+    tier: TierPolicy, scenario: Scenario, *, accounts: AccountsOf | None = None, certificates_issued: bool = False
+) -> Explanation:
     """Run `scenario` through the rules of `tier`.
 
     Parameters
@@ -118,6 +121,9 @@ def explain(tier: TierPolicy, scenario: Scenario, *, accounts: AccountsOf | None
     accounts
         Where the addresses of ``scenario.account`` are found; who is not in there cannot log in. None: the
         account exists and owns ``scenario.account_addresses``.
+    certificates_issued
+        Whether the configuration holds its certificates, as a served one does: then STARTTLS needs one that covers
+        the connector's name (spec.md 3). Else one is taken for granted.
     """
     choices = tuple(
         Choice(
@@ -132,19 +138,27 @@ def explain(tier: TierPolicy, scenario: Scenario, *, accounts: AccountsOf | None
     connector = tier.connectors.select(scenario.port, scenario.remote_ip)
     if connector is None:
         return Explanation(accepted=False, connector="", choices=choices)
-    return _Walk(tier, connector, scenario, accounts).explanation(choices)
+    walk = _Walk(tier, connector, scenario, accounts, certificates_issued=certificates_issued)
+    return walk.explanation(choices)
 
 
 class _Walk:
     """One scenario on its way through the verbs."""
 
     def __init__(
-        self, tier: TierPolicy, connector: ConnectorPolicy, scenario: Scenario, accounts: AccountsOf | None
+        self,
+        tier: TierPolicy,
+        connector: ConnectorPolicy,
+        scenario: Scenario,
+        accounts: AccountsOf | None,
+        *,
+        certificates_issued: bool,
     ) -> None:
         self.tier = tier
         self.connector = connector
         self.scenario = scenario
         self.accounts = accounts
+        self.certificates_issued = certificates_issued
         self.smtputf8 = "SMTPUTF8" in connector.config.extensions
         self.steps: list[Step] = []
         self.recipients: dict[str, None] = {}
@@ -213,6 +227,14 @@ class _Walk:
         if self._mode() is not TlsMode.STARTTLS:
             field = f"{source} spec.bindings: port {self.scenario.port} has tls: {self._mode()}"
             return self._note("STARTTLS", "", Refuse("bindings", TLS_NOT_OFFERED, field))
+        config = self.connector.config
+        # Expiry raises an event and no more, so the time does not matter here.
+        if (
+            self.certificates_issued
+            and not select(config.fqdn, self.tier.config.certificates, config.auth_mechanisms, now=0.0).advertise
+        ):
+            field = f"{source} spec.fqdn: no certificate covers {config.fqdn} (event 12014)"
+            return self._note("STARTTLS", "", Refuse("certificate", TLS_NOT_OFFERED, field))
         self.session.tls = True
         field = f"{source} spec.authMechanisms holds {AuthMechanism.TLS}"
         return self._note("STARTTLS", "", Allow("authMechanisms", field))

@@ -79,15 +79,17 @@ class FullExplanation(msgspec.Struct, frozen=True, kw_only=True, rename="camel")
     deliveries: tuple[Delivery, ...] = ()
 
 
-def explain(config: TierConfig, scenario: Scenario, *, accounts: AccountsOf | None = None) -> FullExplanation:
+def explain(
+    config: TierConfig, scenario: Scenario, *, accounts: AccountsOf | None = None, certificates_issued: bool = False
+) -> FullExplanation:
     """Tell what a tier that serves `config` would do in `scenario`.
 
     Parameters
     ----------
-    accounts
-        See :func:`postroad_transport.policy.explain.explain`; :func:`accounts_in` reads them from a directory.
+    accounts, certificates_issued
+        See :func:`postroad_transport.policy.explain.explain`; :func:`accounts_in` reads accounts from a directory.
     """
-    explanation = ask_rules(TierPolicy(config), scenario, accounts=accounts)
+    explanation = ask_rules(TierPolicy(config), scenario, accounts=accounts, certificates_issued=certificates_issued)
     conversation = tuple(_conversation(config, scenario, explanation))
     if not explanation.accepted:
         return FullExplanation(conversation=conversation, explanation=explanation)
