@@ -73,7 +73,7 @@ class Receiver(asyncio.Protocol):
         self._searched = 0
         self._waits = False
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:
         self._transport = transport
         transport.write(b"220 floor ESMTP\r\n")
 

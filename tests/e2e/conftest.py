@@ -21,7 +21,7 @@ def start_tier(tmp_path: Path) -> Iterator[Callable[..., Tier]]:
     tiers: list[Tier] = []
 
     def start(manifests: Manifests, **options: object) -> Tier:
-        tier = Tier(manifests, tmp_path / "state", **options)  # type: ignore[arg-type]
+        tier = Tier(manifests, tmp_path / "state", **options)
         tiers.append(tier)
         return tier.start()
 

@@ -256,7 +256,7 @@ class Tier:
     def submit(self, user: str = "alice@mail.example", password: str = PASSWORD) -> Iterator[smtplib.SMTP]:
         """Open an authenticated submission session, certificate checked."""
         with smtplib.SMTP("127.0.0.1", self.manifests.submission, timeout=30) as client:
-            client._host = "mail.example"  # type: ignore[attr-defined]  # what the certificate is checked against
+            client._host = "mail.example"
             client.starttls(context=self.tls_context())
             client.login(user, password)
             yield client

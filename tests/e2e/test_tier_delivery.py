@@ -56,7 +56,7 @@ def test_the_ports_show_exactly_what_their_connector_offers(
         assert client.has_extn("starttls")
         assert not client.has_extn("auth")
         assert client.docmd("MAIL", "FROM:<a@b.example>") == (451, b"5.7.3 Must issue a STARTTLS command first")
-        client._host = "mail.example"  # type: ignore[attr-defined]
+        client._host = "mail.example"
         client.starttls(context=tier.tls_context())
         client.ehlo("client.example")
         assert client.has_extn("auth")

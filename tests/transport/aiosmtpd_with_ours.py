@@ -11,7 +11,7 @@ aiosmtpd.smtp.SMTP = SMTP
 aiosmtpd.controller.SMTP = SMTP
 
 import aiosmtpd.lmtp  # noqa: E402 (derives from whatever is SMTP by then)
-import aiosmtpd.main  # noqa: E402
+import aiosmtpd.main  # noqa: E402 (needs what stands above)
 
 assert issubclass(aiosmtpd.lmtp.LMTP, SMTP)
 aiosmtpd.main.SMTP = SMTP

@@ -192,7 +192,7 @@ async def make_tier(tmp_path: Path) -> AsyncIterator[MakeTier]:
         serving = prepare(
             config or tier_config(*connectors),
             tmp_path,
-            store=store,  # type: ignore[arg-type]
+            store=store,
             metrics=metrics,
             events=events,
             on_committed=lambda envelope, content: committed.append(envelope.id),

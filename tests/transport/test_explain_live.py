@@ -172,7 +172,7 @@ async def lived(config: TierConfig, directory: Path, scenario: Scenario) -> tupl
     serving = prepare(
         config,
         directory,
-        store=store,  # type: ignore[arg-type]
+        store=store,
         metrics=Metrics(),
         events=EventLog(descriptor),
         on_committed=lambda envelope, content: None,

@@ -11,10 +11,10 @@ import pytest
 celpy = pytest.importorskip("celpy", reason="the CEL interpreter (cel-python) is not installed")
 
 from celpy import celtypes, json_to_cel  # noqa: E402  (only where the interpreter is installed)
-from resource_cases import BROKEN, SOUND, document  # noqa: E402
-from test_crds import defaulted, schema  # noqa: E402
+from resource_cases import BROKEN, SOUND, document  # noqa: E402 (needs what stands above)
+from test_crds import defaulted, schema  # noqa: E402 (needs what stands above)
 
-from postroad_operator.resources import Invalid, parse  # noqa: E402
+from postroad_operator.resources import Invalid, parse  # noqa: E402 (needs what stands above)
 
 
 def is_ip(text: Any) -> celtypes.BoolType:

@@ -192,7 +192,7 @@ async def test_a_deletion_that_the_watch_missed_is_found_by_a_list(world: World)
         extra = ghosts if kind == "AcceptedDomain" else []
         return shown(kind) + [item for item in extra if item.identity.uid not in world.cluster._gone]
 
-    world.cluster._all = with_ghost  # type: ignore[method-assign]  # (the index keeps what it missed)
+    world.cluster._all = with_ghost
     await settle(world)
     assert world.resources() == "2"
     world.loop._audited = float("-inf")
@@ -223,7 +223,7 @@ async def test_a_refused_status_does_not_keep_others_from_theirs(world: World) -
             raise ApiError(500, "PATCH: 500 InternalError")
         return await real(body, subresource=subresource)
 
-    world.server.apply = apply  # type: ignore[method-assign]  # (one object cannot be written)
+    world.server.apply = apply
     with pytest.raises(ApiError, match="500"):
         await world.loop.reconcile()
     assert world.server.objects["ReceiveConnector", "x"]["status"]["conditions"]
@@ -239,12 +239,12 @@ async def test_programmed_follows_the_pods(world: World) -> None:
         found.pods = [pod]
         return found
 
-    world.cluster.view = with_pod  # type: ignore[method-assign]  # (pods have no objects on the fake server)
+    world.cluster.view = with_pod
 
     async def ignore(*_: Any) -> None:
         return None
 
-    world.loop.writer.annotate = ignore  # type: ignore[method-assign]  # (likewise)
+    world.loop.writer.annotate = ignore
     await settle(world)
 
     def programmed() -> str:

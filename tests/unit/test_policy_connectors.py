@@ -26,7 +26,7 @@ def connector(name: str, *ranges: str, ports: tuple[int, ...] = (25,), **fields:
         bindings=tuple(Binding(port=port) for port in ports),
         remote_ip_ranges=ranges,
         fqdn="mail.example.com",
-        **fields,  # type: ignore[arg-type]
+        **fields,
     )
 
 

@@ -11,7 +11,7 @@ from postroad_transport.policy.domains import DomainTable
 
 
 def domain(name: str, **fields: object) -> AcceptedDomain:
-    return AcceptedDomain(domain=name, source=f"AcceptedDomain/mail/{name}", **fields)  # type: ignore[arg-type]
+    return AcceptedDomain(domain=name, source=f"AcceptedDomain/mail/{name}", **fields)
 
 
 def test_a_name_belongs_to_its_own_entry_before_any_parent() -> None:

@@ -149,7 +149,7 @@ def test_a_refusal_shows_the_reply_the_client_would_see(
     fields: dict[str, object], expected: list[tuple[str, str]]
 ) -> None:
     defaults = {"port": 587, "remote_ip": "192.0.2.7", "recipients": ("bob@example.com",)}
-    explanation = explain(TIER, Scenario(**{**defaults, **fields}))  # type: ignore[arg-type]
+    explanation = explain(TIER, Scenario(**{**defaults, **fields}))
     assert replies(explanation) == expected
     assert explanation.accepted == (explanation.steps[-1].verb == "DATA" and not replies(explanation)) or (
         len(explanation.steps) > 3 and explanation.recipients == ("x@elsewhere.example",)

@@ -17,7 +17,7 @@ def connector(usage: Usage, **fields: object) -> SendConnector:
         address_spaces=(AddressSpace(domain="*"),),
         routing=DnsRouting(),
         fqdn="mail.example.com",
-        **fields,  # type: ignore[arg-type]
+        **fields,
     )
 
 

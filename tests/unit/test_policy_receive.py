@@ -56,7 +56,7 @@ def tier(*grants: Grant, domains: tuple[AcceptedDomain, ...] = DOMAINS, **fields
         remote_ip_ranges=("0.0.0.0/0",),
         fqdn="mail.example.com",
         grants=grants,
-        **fields,  # type: ignore[arg-type]
+        **fields,
     )
     return TierPolicy(
         TierConfig(
@@ -76,7 +76,7 @@ def allow(principal: str, *permissions: Permission) -> tuple[Grant, ...]:
 
 
 def anonymous(**fields: object) -> SessionFacts:
-    return SessionFacts("192.0.2.1", 25, **fields)  # type: ignore[arg-type]
+    return SessionFacts("192.0.2.1", 25, **fields)
 
 
 def user(name: str = "alice@example.com", *addresses: str, **fields: object) -> SessionFacts:
@@ -86,7 +86,7 @@ def user(name: str = "alice@example.com", *addresses: str, **fields: object) -> 
         principals=authenticated_principals(name),
         account=name,
         account_addresses=addresses,
-        **fields,  # type: ignore[arg-type]
+        **fields,
     )
 
 

@@ -83,7 +83,7 @@ def relays_for_anyone(config: ReceiveConnector, tier_ranges: tuple[str, ...]) ->
     own = [ipaddress.ip_network(text) for text in [*OWN, *tier_ranges]]
     for text in config.remote_ip_ranges:
         network = ipaddress.ip_network(text.replace("::ffff:", "").replace("/104", "/8").replace("/96", "/0"))
-        if may_relay and not any(network.version == o.version and network.subnet_of(o) for o in own):  # type: ignore[arg-type]
+        if may_relay and not any(network.version == o.version and network.subnet_of(o) for o in own):
             return True
     return False
 

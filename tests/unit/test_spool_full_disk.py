@@ -43,7 +43,7 @@ async def fill(store: object, size: int, attempts: int = 400) -> tuple[list[str]
     for number in range(attempts):
         name = f"{size}-{number}"
         try:
-            await store.commit(envelope(name), [bytes(size)])  # type: ignore[attr-defined]
+            await store.commit(envelope(name), [bytes(size)])
             taken.append(name)
         except SpoolError as error:
             refused.append(error)
@@ -136,7 +136,7 @@ async def test_a_settlement_that_fails_is_tried_again(tmp_path: Path, monkeypatc
     def fails_first(shard: Shard, batch: object) -> None:
         for failure in failures:
             raise failure
-        transact(shard, batch)  # type: ignore[arg-type]
+        transact(shard, batch)
 
     monkeypatch.setattr(Shard, "_transact", fails_first)
     await store.commit(envelope("n"), [b"x"])

@@ -402,7 +402,7 @@ def commit_reports(monkeypatch: pytest.MonkeyPatch, store: SqliteStore, code: in
     left = [code] * times
 
     class Connection(sqlite3.Connection):
-        def execute(self, statement: str, *parameters: object) -> sqlite3.Cursor:  # type: ignore[override]
+        def execute(self, statement: str, *parameters: object) -> sqlite3.Cursor:
             if statement != "COMMIT" or not left:
                 return super().execute(statement, *parameters)
             error = sqlite3.OperationalError("injected")
