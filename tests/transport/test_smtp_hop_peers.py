@@ -136,19 +136,6 @@ async def test_concurrent_calls_stay_within_the_connection_limit(peer):
     await hop.close()
 
 
-async def test_capacity_is_told():
-    async with Peer(answers={".": HANG}) as peer:
-        hop = hop_to(peer.port, limits=limits(connections=1, data_timeout=0.2))
-        assert (hop.concurrency, hop.has_capacity) == (1, True)
-        running = asyncio.create_task(deliver(hop))
-        while not peer.commands:
-            await asyncio.sleep(0.001)
-        assert not hop.has_capacity
-        await running
-        assert hop.has_capacity
-        await hop.close()
-
-
 async def test_rate_limit_spaces_messages(peer):
     hop = hop_to(peer.port, limits=limits(rate=50))
     start = time.monotonic()

@@ -225,4 +225,3 @@ def test_paced_messages_start_at_least_an_interval_apart(gaps):
 
 def test_no_rate_is_no_wait():
     assert Pacer(0).reserve(5.0) == 0.0
-    assert Pacer(0).wait(5.0) == 0.0

@@ -22,7 +22,6 @@ from postroad_operator.certificates import (
     ensure,
     from_resource,
     issue,
-    needs_renewal,
     secret_data,
 )
 from postroad_operator.certificates.material import key_pem
@@ -123,8 +122,7 @@ def test_renewal_falls_within_the_life_of_a_certificate_and_not_at_its_start(sta
 
 def test_renewal_is_due_exactly_at_its_time():
     described, _ = certificate_files(WANTED, one(WANTED, MemoryStore()))
-    assert not needs_renewal(described, 30 * DAY, NOW + 60 * DAY - 1)
-    assert needs_renewal(described, 30 * DAY, NOW + 60 * DAY)
+    assert renewal_time(described.not_before, described.not_after, 30 * DAY) == NOW + 60 * DAY
 
 
 def test_the_authority_is_kept_and_trusted_once_for_all(store):

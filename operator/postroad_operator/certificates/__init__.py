@@ -5,7 +5,6 @@ from postroad_operator.certificates.authority import Authority, create_authority
 from postroad_operator.certificates.certified import certified
 from postroad_operator.certificates.ensure import Ensured, certificate_files, ensure
 from postroad_operator.certificates.material import CertificateError, Material, describe, from_secret
-from postroad_operator.certificates.renewal import needs_renewal
 from postroad_operator.certificates.request import (
     CertificateRequest,
     KeyAlgorithm,
@@ -38,7 +37,6 @@ __all__ = [
     "from_secret",
     "issue",
     "load_authority",
-    "needs_renewal",
     "secret_data",
     "self_signed",
 ]

@@ -9,7 +9,6 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from postroad_operator.certificates.authority import BACKDATE, Authority, end_of_life, subject_name
 from postroad_operator.certificates.material import is_self_signed, issued_by, subject_alternative_names
 from postroad_operator.certificates.request import CertificateRequest, KeyAlgorithm
-from postroad_transport.config import Certificate
 
 
 def renewal_time(not_before: float, not_after: float, renew_before: float) -> float:
@@ -20,11 +19,6 @@ def renewal_time(not_before: float, not_after: float, renew_before: float) -> fl
     """
     life = not_after - not_before
     return not_after - (renew_before if renew_before < life else life / 3)
-
-
-def needs_renewal(described: Certificate, renew_before: float, now: float) -> bool:
-    """Tell whether :func:`renewal_time` has come for a certificate."""
-    return now >= renewal_time(described.not_before, described.not_after, renew_before)
 
 
 def reissue_reason(

@@ -57,7 +57,3 @@ class Pacer:
         start = max(now, self._next)
         self._next = start + self._interval
         return start - now
-
-    def wait(self, now: float) -> float:
-        """Return the seconds that :meth:`reserve` would make its caller wait."""
-        return max(0.0, self._next - now) if self._interval else 0.0

@@ -107,19 +107,12 @@ class SmtpHop(Hop):
         self._logs_in = isinstance(route.target, SmartHostRouting | Lmtp) and connector is not None
         self._mechanism = connector.auth_mechanism if self._logs_in and connector else AuthMechanism.NONE
         self.concurrency = self._limits.connections
-        self._running = 0
         self._turns = asyncio.Semaphore(self.concurrency) if self.concurrency else None
         self._pacer = Pacer(self._limits.rate)
         self._dead = DeadHosts(settings.dead_seconds)
         self._idle: dict[SmtpSession, asyncio.TimerHandle] = {}
         self._open = settings.metrics.outbound_connections.labels(route.connector)
         self._closed = False
-
-    @property
-    def has_capacity(self) -> bool:
-        """Whether a :meth:`deliver` called now would start without waiting for another or for the rate limit."""
-        free = not self.concurrency or self._running < self.concurrency
-        return free and self._pacer.wait(self._settings.clock()) == 0.0
 
     async def deliver(
         self, envelope: Envelope, recipients: Sequence[Recipient], content: Content
@@ -143,17 +136,13 @@ class SmtpHop(Hop):
         self._idle.clear()
 
     async def _paced(self, envelope: Envelope, recipients: Sequence[Recipient], content: Content) -> list[Outcome]:
-        self._running += 1
-        try:
-            wait = self._pacer.reserve(self._settings.clock())
-            if wait:
-                await asyncio.sleep(wait)
-            outcomes: list[Outcome] = []
-            for start in range(0, len(recipients), RECIPIENTS):
-                outcomes += await self._try_hosts(envelope, recipients[start : start + RECIPIENTS], content)
-            return outcomes
-        finally:
-            self._running -= 1
+        wait = self._pacer.reserve(self._settings.clock())
+        if wait:
+            await asyncio.sleep(wait)
+        outcomes: list[Outcome] = []
+        for start in range(0, len(recipients), RECIPIENTS):
+            outcomes += await self._try_hosts(envelope, recipients[start : start + RECIPIENTS], content)
+        return outcomes
 
     async def _try_hosts(
         self, envelope: Envelope, recipients: Sequence[Recipient], content: Content
