@@ -6,6 +6,7 @@ from postroad_transport.config.model import (
     AuthMechanism,
     Binding,
     Certificate,
+    DirectTrust,
     DnsRouting,
     DomainType,
     Drop,
@@ -27,6 +28,7 @@ from postroad_transport.config.model import (
     TierConfig,
     TlsAuthLevel,
     TlsMode,
+    TrustedServer,
     Usage,
 )
 
@@ -36,6 +38,7 @@ __all__ = [
     "AuthMechanism",
     "Binding",
     "Certificate",
+    "DirectTrust",
     "DnsRouting",
     "DomainType",
     "Drop",
@@ -57,5 +60,6 @@ __all__ = [
     "TierConfig",
     "TlsAuthLevel",
     "TlsMode",
+    "TrustedServer",
     "Usage",
 ]

@@ -320,6 +320,41 @@ class Certificate(Part, frozen=True, kw_only=True):
     """Empty: no private key, hence never eligible."""
 
 
+class TrustedServer(Part, frozen=True, kw_only=True):
+    """A certificate that makes who presents it a server of the organisation (direct trust, spec.md 4).
+
+    It is valid because it is in here: who issued it, which names it holds and when it ends make no difference.
+    """
+
+    thumbprint: str
+    """SHA-256 of the DER, lower-case hex."""
+    principal: Principal
+    """What a session becomes: ``HubTransportServers`` or ``EdgeTransportServers``."""
+    source: str
+    """The TransportCertificate that carries it; empty: the tier's own."""
+    certificate: str
+    """PEM; no secret."""
+    not_after: float
+    """Seconds since the epoch; told to people, never checked."""
+
+    @property
+    def own(self) -> bool:
+        """Whether the tier itself presents it, now or next."""
+        return not self.source
+
+
+class DirectTrust(Part, frozen=True, kw_only=True):
+    """Direct trust between the organisation's servers: mutual TLS by thumbprint (``X-ANONYMOUSTLS``).
+
+    ``identity`` is what this tier's servers present, to clients and to servers alike; None: nothing yet, and then
+    X-ANONYMOUSTLS is neither offered nor spoken. ``servers`` is the trusted store. The tier's own entries, the one
+    presented now and the one that follows it, are what an edge subscription carries to another tier.
+    """
+
+    identity: Certificate | None = None
+    servers: tuple[TrustedServer, ...] = ()
+
+
 class TierConfig(Part, frozen=True, kw_only=True):
     """Everything one tier serves."""
 
@@ -336,5 +371,6 @@ class TierConfig(Part, frozen=True, kw_only=True):
     """Address that delivery notices come from and double bounces would go to; empty: ``postmaster@hostname``."""
     trust_bundle: str = ""
     """PEM of the tier's own CA certificates: not secret."""
+    direct_trust: DirectTrust = DirectTrust()
     generations: dict[str, int] = {}
     """``metadata.generation`` of every resource that is in here, by source."""
