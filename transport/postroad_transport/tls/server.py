@@ -10,7 +10,7 @@ from postroad_transport.config.files import ConfigError
 from postroad_transport.tls.trust import add_trust
 
 # Forward secrecy and AEAD only for TLS 1.2; the suites of TLS 1.3 are all of that kind.
-_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:!aNULL:!PSK:!SRP"
+CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:!aNULL:!PSK:!SRP"
 
 
 @lru_cache(maxsize=256)
@@ -34,10 +34,19 @@ def server_context(chain: Path, key: Path, *, client_trust: str = "") -> ssl.SSL
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_ciphers(_CIPHERS)
+    context.set_ciphers(CIPHERS)
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
     # Mail clients keep one ticket; making a second one would be wasted work.
     context.num_tickets = 1
+    load_certificate(context, chain, key)
+    if client_trust:
+        context.verify_mode = ssl.CERT_OPTIONAL
+        add_trust(context, client_trust, "client trust")
+    return context
+
+
+def load_certificate(context: ssl.SSLContext, chain: Path, key: Path) -> None:
+    """Have `context` present a certificate. Raises ConfigError as :func:`server_context` does."""
     for file in (chain, key):
         if not file.is_file():
             raise ConfigError(f"{file}: no such file")
@@ -49,10 +58,6 @@ def server_context(chain: Path, key: Path, *, client_trust: str = "") -> ssl.SSL
         raise ConfigError(f"{chain}, {key}: not a PEM certificate and its private key ({error.reason})") from error
     except OSError as error:
         raise ConfigError(f"{chain}, {key}: {error.strerror or error}") from error
-    if client_trust:
-        context.verify_mode = ssl.CERT_OPTIONAL
-        add_trust(context, client_trust, "client trust")
-    return context
 
 
 def _no_passphrase() -> str:
