@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import binascii
 import os
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-
-import msgspec
 
 from postroad_transport.config import AuthMechanism, SendLimits
 from postroad_transport.config.files import ConfigError
+from postroad_transport.delivery import smtp_login
 from postroad_transport.delivery.outbound_tls import TlsDemand
 from postroad_transport.delivery.peer_reply import PeerReply
 from postroad_transport.delivery.smtp_connection import SmtpConnection
+from postroad_transport.delivery.smtp_login import Credentials, LoginError, Terms
 from postroad_transport.delivery.smtp_transaction import Attempt, SmtpTransactions
 from postroad_transport.message import Content, Envelope, Recipient
 from postroad_transport.tls.client import client_context, verify_name
@@ -34,16 +35,6 @@ class SessionError(Exception):
 
 class _HandshakeFailedError(Exception):
     """STARTTLS was agreed and the handshake failed."""
-
-
-class Credentials(msgspec.Struct, frozen=True):
-    """What to log in with."""
-
-    username: str
-    password: str
-
-    def __repr__(self) -> str:
-        return f"Credentials(username={self.username!r})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +56,8 @@ class SessionPlan:
     """How to open sessions with one host.
 
     ``credentials`` is called when they are needed and raises ``ConfigError``. ``on_handshake`` is told the TLS
-    version (empty when it failed) and ``ok`` or a reason.
+    version (empty when it failed) and ``ok`` or a reason; ``on_login`` the mechanism (empty where there was none to
+    use) and ``ok`` or a reason.
     """
 
     fqdn: str
@@ -73,9 +65,10 @@ class SessionPlan:
     tls: TlsDemand
     trust: str
     mechanism: AuthMechanism
-    credentials: Callable[[], Credentials]
+    credentials: Callable[[], Awaitable[Credentials]]
     limits: SendLimits
     on_handshake: Callable[[str, str], None]
+    on_login: Callable[[str, str], None]
 
 
 async def open_session(endpoint: Endpoint, plan: SessionPlan) -> SmtpSession:
@@ -101,6 +94,9 @@ async def _open(endpoint: Endpoint, plan: SessionPlan, tls: TlsDemand) -> SmtpSe
     session = SmtpSession(endpoint, plan, connection)
     try:
         await session.begin(tls)
+    except SessionError:
+        session.quit()
+        raise
     except BaseException:
         connection.abort()
         raise
@@ -207,22 +203,42 @@ class SmtpSession:
         if mechanism not in (AuthMechanism.BASIC_AUTH, AuthMechanism.BASIC_AUTH_REQUIRE_TLS):
             return
         try:
-            credentials = self._plan.credentials()
+            credentials = await self._plan.credentials()
         except ConfigError as error:
+            self._plan.on_login("", "no-credentials")
             raise SessionError(f"454 4.7.0 no credentials for {self._label}: {error}") from None
+        certificate = self._connection.certificate_der()
         offered = self.extensions.get("AUTH", "").split()
-        if "PLAIN" in offered:
-            response = _base64(f"\0{credentials.username}\0{credentials.password}")
-            reply = await self._command(f"AUTH PLAIN {response}", verb="AUTH PLAIN")
-        elif "LOGIN" in offered:
-            reply = await self._command("AUTH LOGIN")
-            for answer in (credentials.username, credentials.password):
-                if reply.code == 334:
-                    reply = await self._command(_base64(answer), verb="AUTH LOGIN")
-        else:
-            raise SessionError(f"454 4.7.0 {self._label} offers neither AUTH PLAIN nor LOGIN")
-        if reply.code != 235:
-            raise SessionError(f"454 4.7.0 authentication at {self._label} failed: {reply.line}")
+        names = smtp_login.choose(offered, credentials, tls=bool(self._connection.tls), bound=certificate is not None)
+        if not names:
+            self._plan.on_login("", "not-offered")
+            raise SessionError(f"454 4.7.0 {self._label} offers {_offer(offered)}: no way to log in")
+        terms = Terms(self.endpoint.host, self.endpoint.port, certificate)
+        for name in names:
+            try:
+                reply = await self._authenticate(name, smtp_login.run(name, credentials, terms))
+            except LoginError as error:
+                self._plan.on_login(name, "broken")
+                raise SessionError(f"454 4.7.0 authentication at {self._label} failed: {error}") from None
+            if reply.code == 235:
+                self._plan.on_login(name, "ok")
+                return
+            self._plan.on_login(name, "refused" if reply.code >= 500 else "deferred")
+        raise SessionError(f"454 4.7.0 authentication at {self._label} failed: {name}: {reply.line}")
+
+    async def _authenticate(self, name: str, answers: smtp_login.Run) -> PeerReply:
+        """Run one mechanism to its end. Raises LoginError where the server does not keep to it."""
+        verb, given, reply = f"AUTH {name}", 0, None
+        if not smtp_login.has_initial_response(name):
+            reply = await self._command(verb)
+        while reply is None or reply.code == 334:
+            # In a thread: deriving a SCRAM key takes as long as the server has chosen.
+            answer = await asyncio.to_thread(smtp_login.advance, answers, _challenge(reply) if given else None)
+            reply = await self._command(f"{verb} {_base64(answer)}" if reply is None else _base64(answer), verb=verb)
+            given += 1
+        if reply.code == 235 and given < smtp_login.answers_needed(name):
+            raise LoginError(f"{name}: the server never proved that it knows the password")
+        return reply
 
     async def _command(self, line: str, *, verb: str = "") -> PeerReply:
         """Say `line`; `verb` stands for it in errors where the line holds a secret."""
@@ -250,5 +266,17 @@ class SmtpSession:
         self._connection.abort()
 
 
-def _base64(text: str) -> str:
-    return base64.b64encode(text.encode()).decode("ascii")
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+def _challenge(reply: PeerReply | None) -> bytes:
+    """Return the challenge, empty where it is not base64: only SCRAM reads it, and makes nothing of that."""
+    try:
+        return base64.b64decode(reply.lines[0], validate=True) if reply else b""
+    except binascii.Error:
+        return b""
+
+
+def _offer(mechanisms: Sequence[str]) -> str:
+    return f"only AUTH {' '.join(mechanisms)}"[:200] if mechanisms else "no AUTH"

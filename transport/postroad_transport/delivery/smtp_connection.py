@@ -163,6 +163,11 @@ class SmtpConnection(asyncio.Protocol):
         """Return the verified certificate of the peer as :meth:`ssl.SSLObject.getpeercert` does."""
         return (self._transport and self._transport.get_extra_info("peercert")) or {}
 
+    def certificate_der(self) -> bytes | None:
+        """Return the peer's certificate, verified or not; None in clear."""
+        tls = self._transport and self._transport.get_extra_info("ssl_object")
+        return tls.getpeercert(binary_form=True) if tls else None
+
     def finish(self) -> None:
         """Close once what was written is sent."""
         self.failure = self.failure or "451 4.4.2 connection closed"

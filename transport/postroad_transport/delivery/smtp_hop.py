@@ -29,13 +29,13 @@ from postroad_transport.delivery.failover import DeadHosts, Pacer
 from postroad_transport.delivery.hop import Hop, Outcome, Result
 from postroad_transport.delivery.outbound_tls import tls_demand
 from postroad_transport.delivery.smtp_client import (
-    Credentials,
     Endpoint,
     SessionError,
     SessionPlan,
     SmtpSession,
     open_session,
 )
+from postroad_transport.delivery.smtp_login import Credentials
 from postroad_transport.delivery.smtp_transaction import Attempt, StaleSessionError
 from postroad_transport.message import Content, Envelope, Recipient, content_size
 from postroad_transport.policy.reply import Reply
@@ -262,9 +262,10 @@ class SmtpHop(Hop):
             credentials=self._credentials,
             limits=self._limits,
             on_handshake=self._count_handshake,
+            on_login=self._count_login,
         )
 
-    def _credentials(self) -> Credentials:
+    async def _credentials(self) -> Credentials:
         connector = self._route.send_connector
         if connector is None or not connector.credentials_file:
             raise ConfigError("the send connector names none")
@@ -273,10 +274,15 @@ class SmtpHop(Hop):
         except KeyError:
             raise ConfigError(f"{connector.credentials_file}: no such secret file") from None
         except msgspec.MsgspecError:
-            raise ConfigError(f"{connector.credentials_file}: not JSON with username and password") from None
+            raise ConfigError(
+                f"{connector.credentials_file}: not JSON with a username and a password or accessToken"
+            ) from None
 
     def _count_handshake(self, version: str, result: str) -> None:
         self._settings.metrics.tls_handshakes.labels("out", version, result).inc()
+
+    def _count_login(self, mechanism: str, result: str) -> None:
+        self._settings.metrics.outbound_logins.labels(self._route.connector, mechanism, result).inc()
 
     def _keep(self, session: SmtpSession) -> None:
         limit = self._limits.messages_per_connection

@@ -102,6 +102,12 @@ class Metrics:
         self.outbound_connections = Gauge(
             "postroad_outbound_connections", "Open connections to next hops.", ["connector"], registry=r
         )
+        self.outbound_logins = Counter(
+            "postroad_outbound_authentications",
+            "Logins at smart hosts; result ok, refused, deferred, not-offered, no-credentials or broken.",
+            ["connector", "mechanism", "result"],
+            registry=r,
+        )
         self.notices = Counter("postroad_notices", "RFC 3464 notices sent, by kind.", ["kind"], registry=r)
         # Configuration and certificates
         self.certificate_not_after = Gauge(
