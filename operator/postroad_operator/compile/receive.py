@@ -45,7 +45,7 @@ def compile_receive_connector(
     """
     spec = resource.spec
     warnings = unsupported.warnings(resource)
-    mechanisms = _mechanisms(spec)
+    chosen = mechanisms(spec)
     grants = _grants(spec, settings, warnings)
     files: dict[str, bytes] = {}
     accounts_file = ""
@@ -63,20 +63,20 @@ def compile_receive_connector(
             config.Binding(
                 port=binding.port,
                 tls=TlsMode(binding.tls),
-                proxy_protocol=config.ProxyProtocol(trusted_ranges=_cidrs(binding.proxy_protocol.trusted_ranges))
+                proxy_protocol=config.ProxyProtocol(trusted_ranges=cidrs(binding.proxy_protocol.trusted_ranges))
                 if binding.proxy_protocol
                 else None,
             )
             for binding in spec.bindings
         ),
-        remote_ip_ranges=_cidrs(spec.remote_ip_ranges),
+        remote_ip_ranges=cidrs(spec.remote_ip_ranges),
         fqdn=ascii_domain(spec.fqdn) if spec.fqdn else settings.hostname,
         banner=spec.banner,
-        auth_mechanisms=mechanisms,
+        auth_mechanisms=chosen,
         grants=grants,
         require_tls=spec.require_tls,
         domain_secure=spec.domain_secure,
-        accounts_file=accounts_file,
+        authentication=config.Authentication(accounts_file=accounts_file),
         limits=_limits(spec),
         extensions=_extensions(spec.extensions),
         protocol_logging=spec.protocol_logging,
@@ -86,7 +86,8 @@ def compile_receive_connector(
     return Compiled(part, files, warnings)
 
 
-def _mechanisms(spec: ReceiveConnectorSpec) -> tuple[AuthMechanism, ...]:
+def mechanisms(spec: ReceiveConnectorSpec) -> tuple[AuthMechanism, ...]:
+    """Return a connector's mechanisms, the usage's where it gives none (spec.md 1.4)."""
     chosen = (
         groups.usage_defaults(Usage(spec.usage)).auth_mechanisms
         if spec.auth_mechanisms is None
@@ -127,7 +128,7 @@ def _grants(spec: ReceiveConnectorSpec, settings: TierSettings, warnings: list[s
     return tuple(grants)
 
 
-def _cidrs(ranges: Iterable[str]) -> tuple[str, ...]:
+def cidrs(ranges: Iterable[str]) -> tuple[str, ...]:
     """Return normalised, unique CIDRs, IPv4 first. IPv4-mapped IPv6 becomes what clients are seen as: IPv4."""
     found = set()
     for text in ranges:
@@ -164,13 +165,13 @@ def _extensions(extensions: Extensions) -> tuple[str, ...]:
 def _surprises(part: config.ReceiveConnector) -> list[str]:
     """Return what will work as written but not as its author may expect."""
     warnings = []
-    mechanisms = set(part.auth_mechanisms)
-    if mechanisms & _BASIC and not part.accounts_file:
+    offered = set(part.auth_mechanisms)
+    if offered & _BASIC and not part.authentication.has_source:
         warnings.append("spec.authentication: nobody can log in: give htpasswdSecretRef")
-    if part.accounts_file and not mechanisms & _BASIC:
+    if part.authentication.has_passwords and not offered & _BASIC:
         warnings.append("spec.authentication: AUTH is not offered: add BasicAuthRequireTLS to authMechanisms")
     in_clear = any(binding.tls is not TlsMode.IMPLICIT for binding in part.bindings) and not part.require_tls
-    if AuthMechanism.BASIC_AUTH in mechanisms and in_clear:
+    if AuthMechanism.BASIC_AUTH in offered and in_clear:
         warnings.append(
             "spec.authMechanisms: BasicAuth takes passwords in clear: BasicAuthRequireTLS takes them after TLS only"
         )
