@@ -18,7 +18,7 @@ VALUES: dict[str, list[str]] = {
     "all namespaces": ["--set", "operator.allNamespaces=true,tier.clientAddressesHidden=true"],
     "edge, node ports": ["--set", "tier.role=edge,transport.service.type=NodePort,transport.replicas=1"],
     "internal": ["--set", "transport.service.type=ClusterIP,transport.spool.storageClassName=fast"],
-    "own images": ["--set", "image.tag=v1,transport.tag=v2,imagePullSecrets[0].name=pull"],
+    "own images": ["--set", "image.tag=v1,transport.image.tag=v2,imagePullSecrets[0].name=pull"],
 }
 
 
@@ -76,7 +76,7 @@ def test_pods_run_restricted() -> None:
 
 def test_an_upgrade_of_the_operator_alone_leaves_the_transport_pods() -> None:
     before, after = (
-        documents(rendered("default", "--set", f"image.tag={tag},operator.leaseDuration=20,transport.tag=v1"))
+        documents(rendered("default", "--set", f"image.tag={tag},operator.leaseDuration=20,transport.image.tag=v1"))
         for tag in ("v1", "v2")
     )
     assert before["Deployment/pr-operator"] != after["Deployment/pr-operator"]
