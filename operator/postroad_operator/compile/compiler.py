@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from postroad_operator.compile.certificates import compile_certificate, names, uncovered
 from postroad_operator.compile.conflicts import PortClaims
+from postroad_operator.compile.direct_trust import TrustedStore, not_offered
 from postroad_operator.compile.domains import compile_domains
 from postroad_operator.compile.receive import compile_receive_connector
 from postroad_operator.compile.references import References
@@ -42,7 +43,8 @@ def compile_tier(snapshot: Snapshot) -> Compilation:
             ledger.refuse(item, RefusedError(Reason.INVALID, "; ".join(map(str, item.problems))))
     references = References(objects)
     mine = _Oldest(objects, settings.tier)
-    certificates, certified = _certificates(mine.of(TransportCertificate), snapshot, references, ledger)
+    trust = TrustedStore(snapshot.server_identity)
+    certificates, certified = _certificates(mine.of(TransportCertificate), snapshot, references, trust, ledger)
     receive = _receive_connectors(mine.of(ReceiveConnector), snapshot, references, certified, ledger)
     send = _send_connectors(mine.of(SendConnector), snapshot, references, ledger)
     domains, refused = compile_domains(mine.of(AcceptedDomain), references, send)
@@ -51,6 +53,8 @@ def compile_tier(snapshot: Snapshot) -> Compilation:
             ledger.refuse(domain, refusal)
         else:
             ledger.accept(domain, domains[domain.source])
+    direct_trust, files = trust.part()
+    ledger.files |= files
     return Compilation(
         TierConfig(
             tier=settings.tier,
@@ -62,6 +66,7 @@ def compile_tier(snapshot: Snapshot) -> Compilation:
             certificates=tuple(sorted(certificates, key=lambda part: part.source)),
             postmaster=settings.postmaster,
             trust_bundle=settings.trust_bundle,
+            direct_trust=direct_trust,
             generations=dict(sorted(ledger.generations.items())),
         ),
         dict(sorted(ledger.files.items())),
@@ -97,13 +102,20 @@ class _Ledger:
 
 
 def _certificates(
-    resources: list[TransportCertificate], snapshot: Snapshot, references: References, ledger: _Ledger
+    resources: list[TransportCertificate],
+    snapshot: Snapshot,
+    references: References,
+    trust: TrustedStore,
+    ledger: _Ledger,
 ) -> tuple[list[config.Certificate], list[str]]:
     """Return the certificates that can be served, and the names of all that are or will be."""
     parts: list[config.Certificate] = []
     certified: list[str] = []
     for resource in resources:
         try:
+            if resource.spec.subscription is not None:
+                ledger.accept(resource, trust.subscribe(resource, resource.spec.subscription))
+                continue
             item = compile_certificate(resource, snapshot, references)
         except RefusedError as refusal:
             ledger.refuse(resource, refusal)
@@ -137,6 +149,7 @@ def _receive_connectors(
             continue
         if warning := uncovered(item.part, certified):
             item.warnings.append(warning)
+        item.warnings += not_offered(item.part, snapshot.settings.hostname, snapshot.server_identity_problem)
         ledger.accept(resource, item)
         parts.append(item.part)
     return parts

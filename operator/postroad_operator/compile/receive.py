@@ -178,7 +178,7 @@ def _surprises(part: config.ReceiveConnector) -> list[str]:
     for index, binding in enumerate(part.bindings):
         if binding.tls is TlsMode.OFF and part.require_tls:
             warnings.append(f"spec.bindings[{index}].tls: Off, but requireTLS refuses all mail without TLS")
-        elif binding.tls is TlsMode.OFF and AuthMechanism.BASIC_AUTH_REQUIRE_TLS in mechanisms:
+        elif binding.tls is TlsMode.OFF and AuthMechanism.BASIC_AUTH_REQUIRE_TLS in offered:
             warnings.append(f"spec.bindings[{index}].tls: Off, so that nobody can log in on port {binding.port}")
     submits = {grant.principal for grant in part.grants if grant.permission is Permission.SUBMIT and not grant.deny}
     if not submits:

@@ -33,13 +33,13 @@ def compile_send_connector(
     spec = resource.spec
     files: dict[str, bytes] = {}
     credentials_file = ""
-    mechanism = _mechanism(spec)
-    if mechanism in BASIC and spec.auth_secret_ref:
+    chosen = mechanism(spec)
+    if chosen in BASIC and spec.auth_secret_ref:
         content = _credentials(resource.metadata.namespace, spec.auth_secret_ref.name, references)
         credentials_file = secret_name("credentials", resource.metadata.name, content, "json")
         files[credentials_file] = content
     warnings = unsupported.warnings(resource)
-    if mechanism is AuthMechanism.BASIC_AUTH and not (spec.require_tls or spec.tls_auth_level):
+    if chosen is AuthMechanism.BASIC_AUTH and not (spec.require_tls or spec.tls_auth_level):
         warnings.append("spec.smartHostAuthMechanism: BasicAuth may send the password in clear: set requireTLS")
     part = config.SendConnector(
         name=part_name(resource, settings),
@@ -49,11 +49,11 @@ def compile_send_connector(
             config.AddressSpace(domain=_pattern(space.domain), cost=space.cost) for space in spec.address_spaces
         ),
         routing=_routing(spec),
-        auth_mechanism=mechanism,
+        auth_mechanism=chosen,
         credentials_file=credentials_file,
         require_tls=spec.require_tls
         or spec.tls_auth_level is not None
-        or mechanism is AuthMechanism.BASIC_AUTH_REQUIRE_TLS,
+        or chosen is AuthMechanism.BASIC_AUTH_REQUIRE_TLS,
         ignore_starttls=spec.ignore_starttls,
         tls_auth_level=TlsAuthLevel(spec.tls_auth_level) if spec.tls_auth_level else None,
         tls_domain=ascii_domain(spec.tls_domain) if spec.tls_domain else "",
@@ -70,7 +70,8 @@ def compile_send_connector(
     return Compiled(part, files, warnings)
 
 
-def _mechanism(spec: SendConnectorSpec) -> AuthMechanism:
+def mechanism(spec: SendConnectorSpec) -> AuthMechanism:
+    """Return how a connector authenticates to smart hosts, as the usage says where it does not (spec.md 1.5)."""
     if spec.smart_host_auth_mechanism is not None:
         return AuthMechanism(spec.smart_host_auth_mechanism)
     return groups.send_auth_mechanism(Usage(spec.usage)) if spec.smart_hosts else AuthMechanism.NONE

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from postroad_operator.resources import Invalid, Resource
-from postroad_transport.config import Certificate, Role
+from postroad_transport.config import Certificate, Role, TrustedServer
 from postroad_transport.policy.relay import OWN_RANGES
 
 
@@ -43,15 +43,32 @@ class IssuedCertificate:
 
 
 @dataclass(frozen=True, slots=True)
+class ServerIdentity:
+    """What the tier's servers present to the organisation's other servers (direct trust).
+
+    ``servers`` are the tier's own entries of the trusted store: what is presented now, what follows it,
+    and for a while what went before.
+    """
+
+    issued: IssuedCertificate
+    servers: tuple[TrustedServer, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """The compiler's input.
 
     ``objects`` are resources, Secrets and ConfigMaps, and documents that could not be read, in any order; those
-    of other tiers are passed over. ``certificates`` and ``certificate_problems`` (one sentence each) are keyed by
-    the source of their TransportCertificate; one that is in neither is pending.
+    of other tiers are passed over. ``certificates``, ``certificate_problems`` (one sentence each) and
+    ``certificates_pending`` (what is waited for) are keyed by the source of their TransportCertificate; one that is
+    in none is pending. One with a certificate and problems is refused, and what it has goes on being served.
     """
 
     settings: TierSettings
     objects: tuple[Resource | Invalid, ...] = ()
     certificates: Mapping[str, IssuedCertificate] = field(default_factory=dict)
     certificate_problems: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    server_identity: ServerIdentity | None = None
+    server_identity_problem: str = ""
+    """Why there is no ``server_identity``; empty where none is needed, or none has been asked for."""
+    certificates_pending: Mapping[str, str] = field(default_factory=dict)

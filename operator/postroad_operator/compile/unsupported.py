@@ -24,37 +24,18 @@ NOT_YET_ACTED_ON: dict[str, tuple[NotYet, ...]] = {
         NotYet(
             "spec.authMechanisms", lambda s: "Integrated" in (s.auth_mechanisms or ()), "Integrated is not offered"
         ),
-        NotYet(
-            "spec.authMechanisms",
-            lambda s: (
-                "ExchangeServer" in s.auth_mechanisms if s.auth_mechanisms is not None else s.usage == "Internal"
-            ),
-            "ExchangeServer (X-ANONYMOUSTLS) is not offered",
-        ),
     ),
-    "SendConnector": (
-        NotYet("spec.domainSecure", lambda s: s.domain_secure, "no client certificate is presented"),
-        NotYet(
-            "spec.smartHostAuthMechanism",
-            lambda s: (
-                s.smart_host_auth_mechanism == "ExchangeServer"
-                or (s.smart_host_auth_mechanism is None and s.usage == "Internal" and s.smart_hosts is not None)
-            ),
-            "ExchangeServer is not spoken: mail waits in the queue",
-        ),
-    ),
+    "SendConnector": (NotYet("spec.domainSecure", lambda s: s.domain_secure, "no client certificate is presented"),),
     "AcceptedDomain": (
         NotYet("spec.domainSecurity.send", lambda s: s.domain_security.send, "mutual TLS is not enforced"),
         NotYet("spec.domainSecurity.receive", lambda s: s.domain_security.receive, "mutual TLS is not enforced"),
     ),
     "TransportCertificate": (
-        NotYet("spec.issuerRef", lambda s: s.issuer_ref is not None, "no certificate is requested"),
         NotYet(
             "spec.services",
             lambda s: "SMTP" not in s.services,
             "nothing here serves IMAP or POP: the certificate is presented nowhere",
         ),
-        NotYet("spec.request", lambda s: s.request is not None, "no certificate request is made"),
     ),
 }
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from postroad_operator.certificates import certified
-from postroad_operator.compile import Compilation, TierSettings, compile_tier, tiers
+from postroad_operator.compile import Compilation, TierSettings, compile_tier, speaks_direct_trust, tiers
 from postroad_operator.handlers.cluster import View
 from postroad_operator.handlers.metrics import OperatorMetrics
 from postroad_operator.publish import KubernetesApi, SecretBundles
@@ -71,7 +71,7 @@ class Compiler:
         settings = replace(self.settings, tier=name)
         bundles = (
             await SecretBundles.read(self.api, name, settings.namespace)
-            if any(isinstance(item, TransportCertificate) for item in objects)
+            if any(isinstance(item, TransportCertificate) for item in objects) or speaks_direct_trust(objects, name)
             else SecretBundles(name, settings.namespace, None)
         )
         started = time.perf_counter()

@@ -11,7 +11,7 @@ from postroad_operator.resources.rules import Checked, Rule
 from postroad_operator.resources.scalars import Duration, ObjectName, ShortText, Text, Unique, ascii_domain, seconds
 from postroad_operator.resources.tier import TIER_IS_IMMUTABLE
 
-_SOURCES = ("self_signed", "ca", "secret_ref", "issuer_ref", "request")
+_SOURCES = ("self_signed", "ca", "secret_ref", "issuer_ref", "request", "subscription")
 _RSA_SIZES = (2048, 3072, 4096)
 _ECDSA_SIZES = (256, 384, 521)
 
@@ -32,25 +32,27 @@ DnsName = Annotated[
         (("pattern", r"^(\*\.)?[^\s!-,./:-@\[-`{-~]+(\.[^\s!-,./:-@\[-`{-~]+)*$"),),
     ),
 ]
-SubjectText = Annotated[str, Field(min_length=1, max_length=64)]
+Name64 = Annotated[str, Field(min_length=1, max_length=64)]
+Name128 = Annotated[str, Field(min_length=1, max_length=128)]
+DomainComponent = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[ -~]+$")]
 
 
 class Subject(Model):
-    """Subject of the certificate, by the attribute types of X.520."""
+    """Subject of the certificate, by the attribute types of X.520 with their upper bounds (RFC 5280 appendix A)."""
 
     country: str | None = Field(default=None, alias="C", pattern=r"^[A-Z]{2}$", max_length=2)
     """Country, two letters."""
-    domain_components: list[SubjectText] = Field(default=[], alias="DC", max_length=16)
+    domain_components: list[DomainComponent] = Field(default=[], alias="DC", max_length=16)
     """Domain components, the most specific first: [example, com]."""
-    state: SubjectText | None = Field(default=None, alias="S")
+    state: Name128 | None = Field(default=None, alias="S")
     """State or province."""
-    locality: SubjectText | None = Field(default=None, alias="L")
+    locality: Name128 | None = Field(default=None, alias="L")
     """Locality."""
-    organization: SubjectText | None = Field(default=None, alias="O")
+    organization: Name64 | None = Field(default=None, alias="O")
     """Organisation."""
-    organizational_unit: SubjectText | None = Field(default=None, alias="OU")
-    """Organisational unit."""
-    common_name: SubjectText | None = Field(default=None, alias="CN")
+    organizational_units: list[Name64] = Field(default=[], alias="OU", max_length=16)
+    """Organisational units, in the order in which the subject holds them."""
+    common_name: Name64 | None = Field(default=None, alias="CN")
     """Common name. Not given: the first of dnsNames."""
 
 
@@ -81,6 +83,24 @@ class Request(Model):
 
     signed_certificate: Text | None = None
     """PEM of the certificate that the CA returned, followed by its intermediates."""
+
+
+class Subscription(Model):
+    """Another tier's server certificates, as ``postroad subscription export`` prints them: no key, no secret."""
+
+    RULES: ClassVar = (
+        Rule(
+            "a subscription holds certificates only: take the private key out, and make a new one where it came from",
+            "!self.certificates.contains('PRIVATE KEY')",
+            lambda s: "PRIVATE KEY" not in s.certificates,
+            "certificates",
+        ),
+    )
+
+    role: Literal["Hub", "Edge"]
+    """What the other tier is: its servers become HubTransportServers or EdgeTransportServers here."""
+    certificates: Text
+    """PEM of every certificate that its servers present, now or next. Each is valid as long as it stands here."""
 
 
 class PrivateKey(Model):
@@ -114,15 +134,15 @@ class TransportCertificateSpec(Model):
     RULES: ClassVar = (
         TIER_IS_IMMUTABLE,
         Rule(
-            "give exactly one of selfSigned, ca, secretRef, issuerRef and request",
-            "[has(self.selfSigned), has(self.ca), has(self.secretRef), has(self.issuerRef), has(self.request)]"
-            ".filter(x, x).size() == 1",
+            "give exactly one of selfSigned, ca, secretRef, issuerRef, request and subscription",
+            "[has(self.selfSigned), has(self.ca), has(self.secretRef), has(self.issuerRef), has(self.request),"
+            " has(self.subscription)].filter(x, x).size() == 1",
             lambda s: sum(getattr(s, source) is not None for source in _SOURCES) == 1,
         ),
         Rule(
-            "dnsNames are needed, unless the certificate comes from secretRef",
-            "size(self.dnsNames) > 0 || has(self.secretRef)",
-            lambda s: bool(s.dns_names) or s.secret_ref is not None,
+            "dnsNames are needed, unless the certificate comes from secretRef or subscription",
+            "size(self.dnsNames) > 0 || has(self.secretRef) || has(self.subscription)",
+            lambda s: bool(s.dns_names) or s.secret_ref is not None or s.subscription is not None,
             "dnsNames",
         ),
         Rule(
@@ -150,6 +170,8 @@ class TransportCertificateSpec(Model):
     """Issued by cert-manager."""
     request: Request | None = None
     """Requested from any CA by hand."""
+    subscription: Subscription | None = None
+    """The certificates of another tier's servers, which this tier is to trust. Presented nowhere."""
     private_key: PrivateKey = PrivateKey()
     """How the private key is made."""
     duration: Duration = "90d"
@@ -184,5 +206,9 @@ class TransportCertificateStatus(Status):
     """End of its validity."""
     renewal_time: str | None = Field(default=None, json_schema_extra={"format": "date-time"})
     """When it will be renewed."""
+    served_by: ShortText = ""
+    """How many of the tier's ready pods serve it, such as 3/3."""
+    secret_name: ShortText = ""
+    """Secret that cert-manager fills, when spec.issuerRef is given."""
     request: Text = ""
-    """PKCS#10 to hand to the CA, in PEM, when spec.request is given."""
+    """PKCS#10 to hand to the CA, in PEM (RFC 2986), when spec.request is given."""

@@ -1,4 +1,4 @@
-"""Direct trust between the organisation's servers (spec.md 2.1, 3 and 4): who is offered X-ANONYMOUSTLS, who is who."""
+"""Direct trust between servers (spec.md 2.1, 3 and 4): who is offered X-ANONYMOUSTLS, and who is who."""
 
 from __future__ import annotations
 
