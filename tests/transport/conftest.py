@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import uvloop
 
+from postroad_transport.auth.sources import Sources
 from postroad_transport.config import (
     AcceptedDomain,
     AddressSpace,
@@ -195,6 +196,7 @@ async def make_tier(tmp_path: Path) -> AsyncIterator[MakeTier]:
             store=store,
             metrics=metrics,
             events=events,
+            sources=Sources(),
             on_committed=lambda envelope, content: committed.append(envelope.id),
         )
         serving = replace(serving, **replaced)

@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from manifest_kit import HASH, auth_plain
 
 from postroad_operator.certificates import CertificateRequest, KeySource, certificate_files, create_authority, issue
+from postroad_transport.auth.sources import Sources
 from postroad_transport.config import (
     AcceptedDomain,
+    Authentication,
     AuthMechanism,
     Binding,
     Certificate,
@@ -82,7 +84,7 @@ def connectors(draw: st.DrawFn) -> tuple[ReceiveConnector, ...]:
             auth_mechanisms=draw(mechanisms),
             grants=draw(grants) + draw(st.sampled_from([(), generous])),
             require_tls=draw(st.sampled_from([False, False, True])),
-            accounts_file=draw(st.sampled_from(["users", "users", ""])),
+            authentication=Authentication(accounts_file=draw(st.sampled_from(["users", "users", ""]))),
             limits=ReceiveLimits(
                 message_size=draw(st.sampled_from([0, 5000])),
                 header_size=draw(st.sampled_from([0, 90])),
@@ -175,6 +177,7 @@ async def lived(config: TierConfig, directory: Path, scenario: Scenario) -> tupl
         store=store,
         metrics=Metrics(),
         events=EventLog(descriptor),
+        sources=Sources(),
         on_committed=lambda envelope, content: None,
     )
     listeners = Listeners(("127.0.0.1",), reuse_port=False)
@@ -259,7 +262,7 @@ def check_stored(explained: FullExplanation, stored: bytes) -> None:
             fqdn=NAMES[0],
             auth_mechanisms=(AuthMechanism.TLS, AuthMechanism.BASIC_AUTH_REQUIRE_TLS),
             grants=generous,
-            accounts_file="users",
+            authentication=Authentication(accounts_file="users"),
         ),
     ),
     scenario=Scenario(

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from conftest import INTERNET, connector, tier_config
 
+from postroad_transport.auth.sources import Sources
 from postroad_transport.message import Content, Envelope
 from postroad_transport.smtp.serving import prepare
 
@@ -50,6 +51,7 @@ async def test_a_new_configuration_is_served_though_no_session_was_open_when_it_
         store=tier.store,
         metrics=tier.metrics,
         events=tier.serving.events,
+        sources=Sources(),
         on_committed=lambda envelope, content: None,
     )
     await tier.listeners.apply(replacement)

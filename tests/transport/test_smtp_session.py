@@ -12,6 +12,7 @@ from dataclasses import replace
 import pytest
 from conftest import connector, tier_config
 
+from postroad_transport.auth.sources import Sources
 from postroad_transport.config import AcceptedDomain, Binding, ReceiveLimits
 from postroad_transport.policy.tier import TierPolicy
 from postroad_transport.smtp.serving import prepare
@@ -607,6 +608,7 @@ async def test_reload_opens_and_closes_ports_and_sessions_keep_what_they_began_w
         store=tier.store,
         metrics=tier.metrics,
         events=tier.serving.events,
+        sources=Sources(),
         on_committed=lambda envelope, content: None,
     )
     await tier.listeners.apply(serving)

@@ -16,8 +16,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from postroad_transport.auth.accounts import AuthUnavailableError
+from postroad_transport.auth.accounts import Accounts, AuthUnavailableError
 from postroad_transport.config import (
+    Authentication,
     AuthMechanism,
     Binding,
     Certificate,
@@ -83,7 +84,7 @@ def tls_tier(make_tier, tmp_path, pem):
 
     async def make(**fields):
         defaults = {
-            "accounts_file": "users",
+            "authentication": Authentication(accounts_file="users"),
             "auth_mechanisms": (AuthMechanism.TLS, AuthMechanism.BASIC_AUTH_REQUIRE_TLS),
             "grants": tuple(
                 Grant(principal=Principal.AUTHENTICATED_USERS, permission=permission)
@@ -201,10 +202,10 @@ async def test_user_without_submit_gets_535(tls_tier, client_tls):
 async def test_account_source_that_fails_gives_454(tls_tier, client_tls, monkeypatch):
     tier = await tls_tier()
 
-    async def unavailable(username: str, password: str) -> None:
+    async def unavailable(self, username: str, password: str) -> None:
         raise AuthUnavailableError
 
-    monkeypatch.setattr(tier.serving.connectors["internet"].accounts, "verify", unavailable)
+    monkeypatch.setattr(Accounts, "verify", unavailable)
     line = await tier.connect()
     await secure(line, client_tls)
     await line.ask("EHLO c.example")

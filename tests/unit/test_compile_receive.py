@@ -140,7 +140,7 @@ def test_a_refused_connector_takes_no_port() -> None:
 def test_accounts_come_from_the_secret_and_lie_in_a_file_named_by_content() -> None:
     content = f"# ours\nalice:{HASH}:alice@a.example,*@b.example\n"
     result = compiled(rconn(usage="Client", authentication=ACCOUNTS), secret("accounts", htpasswd=content))
-    name = only(result).accounts_file
+    name = only(result).authentication.accounts_file
     assert result.secret_files == {name: content.encode()}
     assert name.startswith("accounts.r.")
 

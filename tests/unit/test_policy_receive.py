@@ -22,12 +22,12 @@ from postroad_transport.config import (
     TierConfig,
 )
 from postroad_transport.policy.address import Mailbox, parse_mailbox
+from postroad_transport.policy.authentication import check_auth
 from postroad_transport.policy.connectors import ConnectorPolicy
 from postroad_transport.policy.groups import RECEIVE_PERMISSIONS, PermissionGroup, receive_grants
 from postroad_transport.policy.headers import inspect
 from postroad_transport.policy.principals import authenticated_principals
 from postroad_transport.policy.receive import (
-    check_auth,
     check_login,
     check_mail,
     check_message,

@@ -19,7 +19,7 @@ from postroad_operator.cli.queue import RUN_FILE
 from postroad_operator.compile import Compilation, Reason
 from postroad_operator.resources.scalars import octets
 from postroad_transport.auth.accounts import parse_accounts
-from postroad_transport.config import TierConfig
+from postroad_transport.config import ReceiveConnector, TierConfig
 from postroad_transport.config.files import ConfigError, load
 from postroad_transport.policy.explain import AccountsOf, Scenario
 from postroad_transport.policy.networks import parse_address
@@ -139,9 +139,12 @@ def _compiled(compilations: list[Compilation], tier: str) -> Compilation:
 
 def _accounts_of(compilation: Compilation) -> AccountsOf:
     files = compilation.secret_files
-    return lambda connector: (
-        parse_accounts(files[connector.accounts_file]).addresses() if connector.accounts_file else {}
-    )
+
+    def addresses(connector: ReceiveConnector) -> dict[str, tuple[str, ...]]:
+        name = connector.authentication.accounts_file
+        return parse_accounts(files[name]).addresses() if name else {}
+
+    return addresses
 
 
 def _table(console: Console, title: str, rows: Sequence[tuple[str, ...]]) -> None:

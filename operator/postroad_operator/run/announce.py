@@ -55,9 +55,10 @@ def _accounts(config: TierConfig, config_dir: Path) -> list[str]:
     """Return the names that can log in, without their hashes."""
     names: list[str] = []
     for connector in config.receive_connectors:
-        if connector.accounts_file and _LOGIN & set(connector.auth_mechanisms):
+        accounts_file = connector.authentication.accounts_file
+        if accounts_file and _LOGIN & set(connector.auth_mechanisms):
             try:
-                lines = read_secret(config_dir, connector.accounts_file).decode(errors="replace").splitlines()
+                lines = read_secret(config_dir, accounts_file).decode(errors="replace").splitlines()
             except ConfigError:
                 continue
             names += [line.partition(":")[0] for line in lines if ":" in line and not line.startswith("#")]
@@ -73,7 +74,7 @@ def _receiving(config: TierConfig, addresses: tuple[str, ...], now: float) -> Ta
         served = selection.certificate.name if selection.certificate else "none"
         if selection.events:
             served += f" (event {', '.join(map(str, selection.events))})"
-        login = "yes" if connector.accounts_file and _LOGIN & set(connector.auth_mechanisms) else "no"
+        login = "yes" if connector.authentication.has_passwords and _LOGIN & set(connector.auth_mechanisms) else "no"
         for binding in connector.bindings:
             for address in addresses:
                 tls = "off" if binding.tls is TlsMode.OFF else str(binding.tls)
@@ -117,7 +118,7 @@ def _outbound_tls(required: bool) -> str:
 def _try_it(config: TierConfig, address: str, ca: Path, accounts: list[str], password: str) -> list[str]:
     """Return commands to copy; none where there is no account, submission port or local mailbox."""
     domain = next((d.domain for d in config.accepted_domains if isinstance(d.deliver, Maildir)), None)
-    connector = next((c for c in config.receive_connectors if c.accounts_file), None)
+    connector = next((c for c in config.receive_connectors if c.authentication.accounts_file), None)
     if domain is None or connector is None or not accounts:
         return []
     ports = {binding.tls: binding.port for binding in connector.bindings}

@@ -51,6 +51,9 @@ class Accounts:
     def __len__(self) -> int:
         return len(self._accounts)
 
+    def __contains__(self, username: str) -> bool:
+        return username in self._accounts
+
     def addresses(self) -> dict[str, tuple[str, ...]]:
         """Return the addresses listed for each login name."""
         return {name: account.addresses for name, (account, _) in self._accounts.items()}

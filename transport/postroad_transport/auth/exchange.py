@@ -42,6 +42,16 @@ class Rejected:
     """A label value for metrics and the log, never for the client."""
 
 
+@dataclass(frozen=True, slots=True)
+class ErrorChallenge(Challenge):
+    """A challenge that tells of a failure (RFC 7628 section 3.2.3): whatever the answer, the client is `rejected`.
+
+    To be preferred over a plain challenge there, because a client that cancels or hangs up has failed all the same.
+    """
+
+    rejected: Rejected = Rejected()
+
+
 class Exchange(Protocol):
     """One run of a SASL mechanism. Not reusable."""
 

@@ -1,5 +1,6 @@
 """The tier's compiled configuration: the one input of everything that moves mail."""
 
+from postroad_transport.config.authentication import Authentication
 from postroad_transport.config.model import (
     AcceptedDomain,
     AddressSpace,
@@ -36,6 +37,7 @@ __all__ = [
     "AcceptedDomain",
     "AddressSpace",
     "AuthMechanism",
+    "Authentication",
     "Binding",
     "Certificate",
     "DirectTrust",

@@ -13,11 +13,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-import msgspec
-
-
-class Part(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """Base of every part of the configuration."""
+from postroad_transport.config.authentication import Authentication
+from postroad_transport.config.part import Part
 
 
 class Role(StrEnum):
@@ -178,8 +175,7 @@ class ReceiveConnector(Part, frozen=True, kw_only=True):
     grants: tuple[Grant, ...] = ()
     require_tls: bool = False
     domain_secure: bool = False
-    accounts_file: str = ""
-    """Secret file with htpasswd lines; empty: nobody can log in."""
+    authentication: Authentication = Authentication()
     limits: ReceiveLimits = ReceiveLimits()
     extensions: tuple[str, ...] = ALL_EXTENSIONS
     protocol_logging: bool = False

@@ -13,6 +13,7 @@ import msgspec
 
 from postroad_transport.config import AuthMechanism, Permission, ReceiveConnector, TlsMode
 from postroad_transport.policy.address import AddressSyntaxError, Mailbox, parse_forward_path, parse_reverse_path
+from postroad_transport.policy.authentication import check_auth
 from postroad_transport.policy.certificate import select
 from postroad_transport.policy.connectors import ConnectorPolicy, decisive_field
 from postroad_transport.policy.headers import auth_as, firewall_permission, inspect, stamps
@@ -22,7 +23,6 @@ from postroad_transport.policy.receive import (
     AUTHENTICATION_UNSUCCESSFUL,
     MAIL_RULES,
     MESSAGE_RULES,
-    check_auth,
     check_login,
     check_recipient,
 )
@@ -119,8 +119,8 @@ def explain(
     Parameters
     ----------
     accounts
-        Where the addresses of ``scenario.account`` are found; who is not in there cannot log in. None: the
-        account exists and owns ``scenario.account_addresses``.
+        Where the addresses of ``scenario.account`` are found; who is not in there cannot log in, unless the connector
+        asks a directory too. None, or a directory: the account exists and owns ``scenario.account_addresses``.
     certificates_issued
         Whether the configuration holds its certificates, as a served one does: then STARTTLS needs one that covers
         the connector's name (spec.md 3). Else one is taken for granted.
@@ -245,17 +245,19 @@ class _Walk:
             return self.scenario.account_addresses
         field = f"{self.connector.config.source} spec.authentication"
         known = self.accounts(self.connector.config)
+        if name in known:
+            return known[name]
+        if self.connector.config.authentication.has_unlisted:
+            return self.scenario.account_addresses
         if not known:
             return Refuse("accounts", AUTH_NOT_OFFERED, f"{field} gives no accounts")
-        if name not in known:
-            return Refuse("accounts", AUTHENTICATION_UNSUCCESSFUL, f"{field} has no account {name}")
-        return known[name]
+        return Refuse("accounts", AUTHENTICATION_UNSUCCESSFUL, f"{field} has no account {name}")
 
     def _login(self) -> bool:
         scenario, session = self.scenario, self.session
         if not scenario.account:
             return True
-        if not self._note("AUTH", scenario.account, check_auth(self.connector, session)):
+        if not self._note("AUTH", scenario.account, check_auth(self.connector, session, scenario.auth_mechanism)):
             return False
         addresses = self._account(scenario.account)
         if isinstance(addresses, Refuse):

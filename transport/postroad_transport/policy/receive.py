@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from postroad_transport.config import AuthMechanism, Permission, Principal
+from postroad_transport.config import Permission, Principal
 from postroad_transport.policy.address import Mailbox
 from postroad_transport.policy.connectors import Access, ConnectorPolicy, because
 from postroad_transport.policy.headers import HeaderReport
@@ -28,8 +28,6 @@ from postroad_transport.policy.verdict import Allow, Refuse, Verdict
 
 NOT_AUTHENTICATED = Reply(530, "5.7.1", "Client was not authenticated")
 AUTHENTICATION_UNSUCCESSFUL = Reply(535, "5.7.3", "Authentication unsuccessful")
-ENCRYPTION_REQUIRED = Reply(538, "5.7.11", "Encryption required for requested authentication mechanism")
-AUTH_NOT_OFFERED = Reply(502, "5.5.1", "Command not implemented")
 MAY_NOT_SUBMIT = Reply(550, "5.7.1", "Client does not have permission to submit to this server")
 MAY_NOT_SEND_AS = Reply(550, "5.7.1", "Client does not have permission to send as this sender")
 MAY_NOT_SEND_ON_BEHALF = Reply(550, "5.7.1", "Client does not have permission to send on behalf of the from address")
@@ -47,22 +45,6 @@ _BYPASS_SIZE = Permission.BYPASS_MESSAGE_SIZE_LIMIT
 _POSTMASTER = "postmaster"
 _ALLOW_POSTMASTER = Allow("postmaster", "RFC 5321 section 4.5.1")
 _ALLOW_MESSAGE = Allow("message")
-
-
-def check_auth(connector: ConnectorPolicy, session: SessionFacts) -> Verdict:
-    """Decide whether the session may log in at all, before any credentials (spec.md 2.1).
-
-    ``BasicAuthRequireTLS`` qualifies ``BasicAuth``: with both on, TLS is needed.
-    """
-    mechanisms = connector.config.auth_mechanisms
-    field = f"{connector.config.source} spec.authMechanisms"
-    if AuthMechanism.BASIC_AUTH_REQUIRE_TLS in mechanisms:
-        if session.tls:
-            return Allow("authMechanisms", f"{field} holds {AuthMechanism.BASIC_AUTH_REQUIRE_TLS}")
-        return Refuse("authMechanisms", ENCRYPTION_REQUIRED, f"{field} holds {AuthMechanism.BASIC_AUTH_REQUIRE_TLS}")
-    if AuthMechanism.BASIC_AUTH in mechanisms:
-        return Allow("authMechanisms", f"{field} holds {AuthMechanism.BASIC_AUTH}")
-    return Refuse("authMechanisms", AUTH_NOT_OFFERED, f"{field} holds no password mechanism")
 
 
 def check_login(connector: ConnectorPolicy, session: SessionFacts) -> Verdict:

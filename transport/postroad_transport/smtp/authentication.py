@@ -1,4 +1,4 @@
-"""AUTH (RFC 4954): the exchange, the check off the event loop, the delay after a failure."""
+"""AUTH (RFC 4954): drives a SASL exchange over the connection, and delays the reply to a failure."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import asyncio
 from collections.abc import Awaitable
 from dataclasses import replace
 
-from postroad_transport.auth.accounts import Accounts, AuthUnavailableError
-from postroad_transport.auth.sasl import Challenge, Credentials, SaslError, SaslServer, mechanism
+from postroad_transport.auth.accounts import Account, AuthUnavailableError
+from postroad_transport.auth.authenticator import Authenticator
+from postroad_transport.auth.exchange import Accepted, Channel, ErrorChallenge, Exchange, Rejected
+from postroad_transport.auth.sasl import Challenge, SaslError, decode
+from postroad_transport.policy.authentication import check_auth
 from postroad_transport.policy.principals import authenticated_principals
-from postroad_transport.policy.receive import check_auth, check_login
+from postroad_transport.policy.receive import check_login
 from postroad_transport.policy.verdict import Refuse
 from postroad_transport.smtp import replies
 from postroad_transport.smtp.content import ContentVerbs
@@ -17,6 +20,8 @@ from postroad_transport.smtp.lines import Flaw
 
 MAX_FAILED_LOGINS = 3
 """Failed attempts on one connection; the connection is closed after the last."""
+STEP_TIMEOUT = 60.0
+"""Seconds after which a step of a mechanism is given up, should its source have no limit of its own."""
 
 
 class Authentication(ContentVerbs):
@@ -33,84 +38,105 @@ class Authentication(ContentVerbs):
             return replies.ALREADY_AUTHENTICATED
         if self._begun:
             return replies.NOT_IN_TRANSACTION
-        verdict = check_auth(connector.policy, facts)
+        words = argument.split()
+        name = words[0].decode("ascii", "replace").upper() if words else ""
+        verdict = check_auth(connector.policy, facts, name)
         if isinstance(verdict, Refuse):
             return self.refusal("AUTH", verdict)
-        if not connector.accounts:
+        if not connector.authenticator:
             return replies.AUTH_NOT_OFFERED
-        words = argument.split()
         if not 1 <= len(words) <= 2:
             return replies.AUTH_SYNTAX
-        return self._authenticate_with(connector.accounts, words[0], words[1] if len(words) == 2 else None)
+        return self._authenticate_with(connector.authenticator, name, words[1] if len(words) == 2 else None)
 
-    async def _authenticate_with(self, accounts: Accounts, name: bytes, response: bytes | None) -> bytes:
+    async def _authenticate_with(self, authenticator: Authenticator, name: str, response: bytes | None) -> bytes:
         try:
-            server = mechanism(name.decode("ascii", "replace"))
-            credentials = await self._exchange(server, response)
+            outcome = await self._exchange(authenticator.begin(name, self._channel()), name, response)
         except SaslError as error:
-            if error.reply.code == 535:
-                return await self._login_failed(name.decode("ascii", "replace").upper(), "")
             return error.reply.encode()
-        if credentials is None:
+        except (AuthUnavailableError, TimeoutError):
+            self._count_login(name, "unavailable")
+            return replies.AUTH_UNAVAILABLE
+        if outcome is None:
             return replies.AUTH_LINE_TOO_LONG
-        return await self._log_in(accounts, credentials)
+        if isinstance(outcome, Rejected):
+            return await self._refused_login()
+        return await self._log_in(name, outcome.account)
 
-    async def _exchange(self, server: SaslServer, response: bytes | None) -> Credentials | None:
-        """Ask until the mechanism has its credentials. None: the client sent a line that is none."""
-        step = server.step(response)
+    def _channel(self) -> Channel:
+        tls = self.transport.get_extra_info("ssl_object")
+        return Channel(
+            remote_ip=self.facts.remote_ip,
+            tls=self.facts.tls,
+            client_certificate=tls.getpeercert(True) if tls is not None else None,
+        )
+
+    async def _exchange(self, exchange: Exchange, name: str, response: bytes | None) -> Accepted | Rejected | None:
+        """Go through the exchange; a failure is on record when it is returned. None: a line that is none."""
+        step = await self._step(exchange, None if response is None else decode(response, initial=True))
         while isinstance(step, Challenge):
+            if isinstance(step, ErrorChallenge):
+                # Before the client can answer or hang up, so that neither saves it the count.
+                self._note_failure(name, step.rejected)
             self._writer.write(step.encode())
             line = self._input.next_line(self.input_line_limit)
             while line is None:
                 await self._more_input()
                 line = self._input.next_line(self.input_line_limit)
+            if isinstance(step, ErrorChallenge):
+                return step.rejected
             if isinstance(line, Flaw):
                 return None
             self._timer.postpone(self._timeout_duration)
-            step = server.step(line)
+            step = await self._step(exchange, decode(line))
+        if isinstance(step, Rejected):
+            self._note_failure(name, step)
         return step
 
-    async def _log_in(self, accounts: Accounts, credentials: Credentials) -> bytes:
-        try:
-            account = await accounts.verify(credentials.username, credentials.password)
-        except AuthUnavailableError:
-            self._count_login(credentials.mechanism, "unavailable")
-            return replies.AUTH_UNAVAILABLE
-        if account is None:
-            return await self._login_failed(credentials.mechanism, credentials.username)
+    async def _step(self, exchange: Exchange, response: bytes | None) -> Challenge | Accepted | Rejected:
+        self._reply_due = self.loop.time() + self.connector.config.limits.tarpit
+        async with asyncio.timeout(STEP_TIMEOUT):
+            return await exchange.step(response)
+
+    async def _log_in(self, used: str, account: Account) -> bytes:
         facts = replace(
             self.facts,
             principals=authenticated_principals(account.name),
             account=account.name,
             account_addresses=account.addresses,
-            auth_mechanism=credentials.mechanism,
+            auth_mechanism=used,
         )
         verdict = check_login(self.connector.policy, facts)
         if isinstance(verdict, Refuse):
             self.refusal("AUTH", verdict, account.name)
-            return await self._login_failed(credentials.mechanism, account.name)
+            self._note_failure(used, Rejected(account.name, "permission"))
+            return await self._refused_login()
         self.facts = facts
         self.session.authenticated = True
-        self._count_login(credentials.mechanism, "ok")
+        self._count_login(used, "ok")
         return replies.AUTHENTICATED
 
-    async def _login_failed(self, used: str, username: str) -> bytes:
+    async def _refused_login(self) -> bytes:
+        # Also on the way out: a new connection must not be the cheaper way to guess. The delay counts from when the
+        # credentials came in, so that it hides how long they took to check.
+        await self._flushed()
+        await asyncio.sleep(max(0.0, self._reply_due - self.loop.time()))
+        if self._failed_logins >= MAX_FAILED_LOGINS:
+            self._ending = True
+            return replies.AUTH_UNSUCCESSFUL + replies.TOO_MANY_LOGINS
+        return replies.AUTH_UNSUCCESSFUL
+
+    def _note_failure(self, used: str, rejected: Rejected) -> None:
+        self._failed_logins += 1
         self._count_login(used, "failed")
         self.serving.events.emit(
             "auth.failed",
             connector=self.connector.config.name,
             client=self.facts.remote_ip,
-            account=username or None,
+            account=rejected.username or None,
             mechanism=used,
+            reason=rejected.reason,
         )
-        self._failed_logins += 1
-        # Also on the way out: a new connection must not be the cheaper way to guess.
-        await self._flushed()
-        await asyncio.sleep(self.connector.config.limits.tarpit)
-        if self._failed_logins >= MAX_FAILED_LOGINS:
-            self._ending = True
-            return replies.AUTH_UNSUCCESSFUL + replies.TOO_MANY_LOGINS
-        return replies.AUTH_UNSUCCESSFUL
 
     def _count_login(self, used: str, result: str) -> None:
         self.serving.metrics.authentications.labels(self.connector.config.name, used, result).inc()

@@ -5,19 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from secrets import randbits
 from ssl import SSLContext
 
-from postroad_transport.auth.accounts import Accounts, parse_accounts
-from postroad_transport.auth.sasl import MECHANISMS
+from postroad_transport.auth.authenticator import Authenticator, build
+from postroad_transport.auth.sources import Sources
 from postroad_transport.config import ReceiveConnector, TierConfig, TlsMode
 from postroad_transport.config.files import SECRETS_DIRECTORY, read_secret
 from postroad_transport.message import Content, Envelope
+from postroad_transport.policy.authentication import check_auth
 from postroad_transport.policy.certificate import Selection, select
 from postroad_transport.policy.connectors import ConnectorPolicy
 from postroad_transport.policy.principals import initial_principals
-from postroad_transport.policy.receive import check_auth
 from postroad_transport.policy.session import SessionFacts
 from postroad_transport.policy.tier import TierPolicy
 from postroad_transport.policy.verdict import Allow
@@ -39,7 +40,7 @@ class PreparedConnector:
         *,
         selection: Selection,
         tls_context: SSLContext | None,
-        accounts: Accounts | None,
+        authenticator: Authenticator,
         metrics: Metrics,
     ) -> None:
         config = policy.config
@@ -47,7 +48,7 @@ class PreparedConnector:
         self.config = config
         self.selection = selection
         self.tls_context = tls_context
-        self.accounts = accounts
+        self.authenticator = authenticator
         self.principals = initial_principals(config)
         self.tls_modes = {binding.port: binding.tls for binding in config.bindings}
         self.greeting = f"220 {config.fqdn} {config.banner or 'ESMTP Postroad'}\r\n".encode()
@@ -69,10 +70,10 @@ class PreparedConnector:
         """Tell whether STARTTLS is offered (spec.md 3: only with a certificate)."""
         return self.tls_context is not None and mode is TlsMode.STARTTLS and not tls
 
-    def offers_auth(self, *, tls: bool) -> bool:
-        """Tell whether AUTH is offered (spec.md 2.1)."""
+    def offers_auth(self, *, tls: bool) -> list[str]:
+        """Return the SASL mechanisms that are offered (spec.md 2.1)."""
         facts = SessionFacts(remote_ip="", local_port=0, tls=tls)
-        return bool(self.accounts) and isinstance(check_auth(self.policy, facts), Allow)
+        return [name for name in self.authenticator.names if isinstance(check_auth(self.policy, facts, name), Allow)]
 
     def ehlo_reply(self, mode: TlsMode, facts: SessionFacts) -> bytes:
         """Return the whole reply to EHLO: what this session, as it is now, may use."""
@@ -80,8 +81,8 @@ class PreparedConnector:
 
     def _offers(self, mode: TlsMode, *, tls: bool, exch50: bool) -> list[str]:
         offers = ["STARTTLS"] if self.offers_starttls(mode, tls=tls) else []
-        if self.offers_auth(tls=tls):
-            offers.append("AUTH " + " ".join(MECHANISMS))
+        if mechanisms := self.offers_auth(tls=tls):
+            offers.append("AUTH " + " ".join(mechanisms))
         if exch50:
             offers.append("XEXCH50")
         return offers
@@ -144,7 +145,7 @@ class Serving:
                     code=event,
                     certificate=connector.selection.certificate and connector.selection.certificate.name,
                 )
-            for problem in connector.accounts.problems if connector.accounts else ():
+            for problem in connector.authenticator.problems:
                 self.events.emit("accounts.problem", connector=connector.config.name, problem=problem)
 
 
@@ -156,6 +157,7 @@ def prepare(
     metrics: Metrics,
     events: EventLog,
     on_committed: OnCommitted,
+    sources: Sources,
     clock: Callable[[], float] = time.time,
 ) -> Serving:
     """Build what is to be served from a configuration and the secrets beside it in `directory`.
@@ -179,11 +181,9 @@ def prepare(
             context = server_context(
                 secrets / selection.certificate.chain_file, secrets / selection.certificate.key_file
             )
-        accounts = (
-            parse_accounts(read_secret(directory, connector.accounts_file)) if connector.accounts_file else None
-        )
+        authenticator = build(connector, partial(read_secret, directory), sources.lease())
         connectors[connector.name] = PreparedConnector(
-            policy, selection=selection, tls_context=context, accounts=accounts, metrics=metrics
+            policy, selection=selection, tls_context=context, authenticator=authenticator, metrics=metrics
         )
     return Serving(
         tier=tier,

@@ -116,7 +116,7 @@ def accounts_in(directory: Path) -> AccountsOf:
     def addresses(name: str) -> dict[str, tuple[str, ...]]:
         return parse_accounts(read_secret(directory, name)).addresses() if name else {}
 
-    return lambda connector: addresses(connector.accounts_file)
+    return lambda connector: addresses(connector.authentication.accounts_file)
 
 
 def _conversation(config: TierConfig, scenario: Scenario, explanation: Explanation) -> Iterator[Exchange]:

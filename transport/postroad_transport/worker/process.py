@@ -13,6 +13,7 @@ from typing import Any
 
 from aiohttp import web
 
+from postroad_transport.auth.sources import Sources
 from postroad_transport.config.files import ConfigError, load
 from postroad_transport.delivery.queue import DeliveryQueue
 from postroad_transport.message import Content, Envelope
@@ -57,6 +58,7 @@ class Worker:
         self._metrics = metrics
         self._events = events
         self._resolvers = resolvers
+        self._sources = Sources()
         self._hash = ""
 
     @classmethod
@@ -152,6 +154,7 @@ class Worker:
                 metrics=self._metrics,
                 events=self._events,
                 on_committed=self._committed,
+                sources=self._sources,
             )
             routing = await asyncio.to_thread(RoutingTable, config)
             factory = hop_factory(
@@ -223,6 +226,7 @@ class Worker:
         started = time.monotonic()
         await self._listeners.drain(grace)
         await self._queue.drain(max(1.0, grace - (time.monotonic() - started)))
+        await self._sources.close()
         await self._store.close()
         self._events.emit("worker.drained")
         self._events.flush()

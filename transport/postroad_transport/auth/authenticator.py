@@ -1,0 +1,82 @@
+"""The SASL mechanisms of one connector, built from its configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from postroad_transport.auth.accounts import parse_accounts
+from postroad_transport.auth.exchange import Channel, Exchange, PasswordSource
+from postroad_transport.auth.password_sources import PasswordSources
+from postroad_transport.auth.plain import Login, Plain
+from postroad_transport.auth.sasl import UNKNOWN_MECHANISM, SaslError
+from postroad_transport.auth.sources import Lease
+from postroad_transport.config import ReceiveConnector
+
+Begin = Callable[[Channel], Exchange]
+"""Starts an exchange on a channel."""
+
+
+class Authenticator:
+    """Starts exchanges by mechanism name. False where there is none.
+
+    Parameters
+    ----------
+    mechanisms
+        By name, in the order in which EHLO lists them.
+    problems
+        One sentence for each part of a source that cannot be used.
+    lease
+        What the mechanisms' sources are kept alive by.
+    """
+
+    def __init__(
+        self, mechanisms: Mapping[str, Begin], *, problems: tuple[str, ...] = (), lease: Lease | None = None
+    ) -> None:
+        self._mechanisms = dict(mechanisms)
+        self.problems = problems
+        self._lease = lease
+
+    def __bool__(self) -> bool:
+        return bool(self._mechanisms)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The mechanisms, in the order in which they are offered."""
+        return tuple(self._mechanisms)
+
+    def begin(self, name: str, channel: Channel) -> Exchange:
+        """Start an exchange of the mechanism called `name` (upper-case).
+
+        Raises
+        ------
+        SaslError
+            504: there is no such mechanism.
+        """
+        begin = self._mechanisms.get(name)
+        if begin is None:
+            raise SaslError(UNKNOWN_MECHANISM)
+        return begin(channel)
+
+
+def build(connector: ReceiveConnector, read_secret: Callable[[str], bytes], lease: Lease) -> Authenticator:
+    """Make the mechanisms of `connector`; which of them a session is offered is up to ``policy.authentication``.
+
+    Parameters
+    ----------
+    read_secret
+        Returns the content of a secret file by its name; raises ConfigError.
+
+    Raises
+    ------
+    ConfigError
+        A secret file cannot be read.
+    """
+    config = connector.authentication
+    mechanisms: dict[str, Begin] = {}
+    accounts = parse_accounts(read_secret(config.accounts_file)) if config.accounts_file else None
+    directories: list[PasswordSource] = []
+    if accounts is not None or directories:
+        passwords = PasswordSources(accounts, directories)
+        mechanisms["PLAIN"] = lambda _: Plain(passwords)
+        mechanisms["LOGIN"] = lambda _: Login(passwords)
+    return Authenticator(mechanisms, problems=accounts.problems if accounts else (), lease=lease)

@@ -1,0 +1,27 @@
+"""Where the accounts come from that may log in at a receive connector (spec.md 2.1)."""
+
+from __future__ import annotations
+
+from postroad_transport.config.part import Part
+
+
+class Authentication(Part, frozen=True, kw_only=True):
+    """The sources of a connector's accounts. Which of them count is up to the connector's ``auth_mechanisms``."""
+
+    accounts_file: str = ""
+    """Secret file with htpasswd lines; empty: none."""
+
+    @property
+    def has_passwords(self) -> bool:
+        """Whether some source checks passwords: PLAIN and LOGIN."""
+        return bool(self.accounts_file)
+
+    @property
+    def has_unlisted(self) -> bool:
+        """Whether some source knows accounts that nobody can list beforehand."""
+        return False
+
+    @property
+    def has_source(self) -> bool:
+        """Whether anybody can log in with anything."""
+        return self.has_passwords or self.has_unlisted
