@@ -14,6 +14,7 @@ VERB = "X-ANONYMOUSTLS"
 """The command, the EHLO keyword, and what a session's mechanism is called in its stamps."""
 
 NOT_OFFERED = Reply(502, "5.5.1", "X-ANONYMOUSTLS is not offered")
+NOT_AVAILABLE = Reply(454, "4.7.0", "TLS not available due to temporary reason")
 
 #: What a server of a tier is to its peers, by the role of its tier.
 PRINCIPALS: dict[Role, Principal] = {
@@ -53,7 +54,7 @@ def check_anonymous_tls(
     if tls:
         return Refuse("tls", NOT_OFFERED, f"{source} the session speaks TLS already")
     if issued and tier.direct_trust.identity is None:
-        return Refuse("certificate", NOT_OFFERED, f"{source} the tier has no certificate to present to servers yet")
+        return Refuse("certificate", NOT_AVAILABLE, f"{source} the tier has no certificate to present to servers yet")
     return Allow("authMechanisms", f"{source} spec.authMechanisms holds {AuthMechanism.EXCHANGE_SERVER}")
 
 

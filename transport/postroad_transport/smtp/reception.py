@@ -20,7 +20,7 @@ from postroad_transport.policy.reply import Reply
 from postroad_transport.policy.session import SessionFacts
 from postroad_transport.policy.verdict import Refuse
 from postroad_transport.smtp import replies
-from postroad_transport.smtp.authentication import Authentication
+from postroad_transport.smtp.anonymous_tls import AnonymousTls
 from postroad_transport.smtp.connection import Disconnected, tls_facts
 from postroad_transport.smtp.exch50 import Exch50
 from postroad_transport.smtp.lines import Flaw
@@ -34,7 +34,7 @@ Verb = Callable[[Any, bytes], "bytes | Awaitable[bytes]"]
 _HELLO_NAME = re.compile(rb"\[?[A-Za-z0-9_](?:[A-Za-z0-9_.:-]{0,253})\]?").fullmatch
 
 
-class Reception(Exch50, Authentication):
+class Reception(Exch50, AnonymousTls):
     """One session.
 
     Parameters
@@ -368,6 +368,7 @@ VERBS: dict[bytes, Verb] = {
     b"XEXCH50": Reception.verb_xexch50,
     b"AUTH": Reception.verb_auth,
     b"STARTTLS": Reception.verb_starttls,
+    b"X-ANONYMOUSTLS": Reception.verb_x_anonymoustls,
 }
 
 

@@ -18,6 +18,7 @@ from postroad_transport.message import Content, Envelope
 from postroad_transport.policy.authentication import check_auth
 from postroad_transport.policy.certificate import Selection, select
 from postroad_transport.policy.connectors import ConnectorPolicy
+from postroad_transport.policy.direct_trust import VERB, check_anonymous_tls
 from postroad_transport.policy.principals import initial_principals
 from postroad_transport.policy.session import SessionFacts
 from postroad_transport.policy.tier import TierPolicy
@@ -26,6 +27,7 @@ from postroad_transport.smtp.received import message_id
 from postroad_transport.spool.store import Store
 from postroad_transport.telemetry.events import EventLog
 from postroad_transport.telemetry.metrics import Metrics
+from postroad_transport.tls.direct_trust import TrustContexts, trust_contexts
 from postroad_transport.tls.server import server_context
 
 OnCommitted = Callable[[Envelope, Content], None]
@@ -42,12 +44,14 @@ class PreparedConnector:
         tls_context: SSLContext | None,
         authenticator: Authenticator,
         metrics: Metrics,
+        server_trust: TrustContexts | None = None,
     ) -> None:
         config = policy.config
         self.policy = policy
         self.config = config
         self.selection = selection
         self.tls_context = tls_context
+        self.server_trust = server_trust
         self.authenticator = authenticator
         self.principals = initial_principals(config)
         self.tls_modes = {binding.port: binding.tls for binding in config.bindings}
@@ -81,6 +85,8 @@ class PreparedConnector:
 
     def _offers(self, mode: TlsMode, *, tls: bool, exch50: bool) -> list[str]:
         offers = ["STARTTLS"] if self.offers_starttls(mode, tls=tls) else []
+        if self.server_trust is not None and mode is TlsMode.STARTTLS and not tls:
+            offers.append(VERB)
         if mechanisms := self.offers_auth(tls=tls):
             offers.append("AUTH " + " ".join(mechanisms))
         if exch50:
@@ -171,6 +177,7 @@ def prepare(
     """
     tier = TierPolicy(config)
     now = clock()
+    trust = trust_contexts(config.direct_trust, directory)
     connectors = {}
     for policy in tier.connectors.connectors:
         connector = policy.config
@@ -182,8 +189,14 @@ def prepare(
                 secrets / selection.certificate.chain_file, secrets / selection.certificate.key_file
             )
         authenticator = build(connector, partial(read_secret, directory), sources.lease())
+        trusts = isinstance(check_anonymous_tls(connector, config, TlsMode.STARTTLS, tls=False), Allow)
         connectors[connector.name] = PreparedConnector(
-            policy, selection=selection, tls_context=context, authenticator=authenticator, metrics=metrics
+            policy,
+            selection=selection,
+            tls_context=context,
+            authenticator=authenticator,
+            metrics=metrics,
+            server_trust=trust if trusts else None,
         )
     return Serving(
         tier=tier,

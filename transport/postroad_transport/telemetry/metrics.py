@@ -48,6 +48,12 @@ class Metrics:
             ["direction", "version", "result"],
             registry=r,
         )
+        self.direct_trust_handshakes = Counter(
+            "postroad_direct_trust_handshakes",
+            "X-ANONYMOUSTLS: direction in or out, who the peer is, result ok or why it is nobody.",
+            ["direction", "principal", "result"],
+            registry=r,
+        )
         self.messages_received = Counter(
             "postroad_messages_received", "Messages that got a 250.", ["connector"], registry=r
         )

@@ -31,6 +31,28 @@ _NO_CHECK_TIME = 0x200000
 _TRUSTED_FOR_ANYTHING = bytes.fromhex("300830060604551d2500")
 
 
+UNKNOWN_CERTIFICATE = "unknown_certificate"
+"""The reason of a refusal: the store does not hold what has been presented."""
+_NO_CERTIFICATE = "no_certificate"
+_REASONS = {
+    "CERTIFICATE_VERIFY_FAILED": UNKNOWN_CERTIFICATE,
+    "PEER_DID_NOT_RETURN_A_CERTIFICATE": _NO_CERTIFICATE,
+    # What the other side's alerts are called here: our certificate is unknown there.
+    "TLSV1_ALERT_UNKNOWN_CA": "refused_by_peer",
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "refused_by_peer",
+    "SSLV3_ALERT_BAD_CERTIFICATE": "refused_by_peer",
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED": "refused_by_peer",
+    "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE": "refused_by_peer",
+}
+
+
+def handshake_failure(error: BaseException | None) -> str:
+    """Return a short fixed word for why a handshake by direct trust failed: a label value."""
+    if isinstance(error, ssl.SSLError):
+        return _REASONS.get(error.reason or "", "protocol_error")
+    return "timeout" if isinstance(error, TimeoutError) else "disconnected"
+
+
 @dataclass(frozen=True, slots=True)
 class TrustContexts:
     """What sessions between the organisation's servers need. ``thumbprint`` is what this side presents."""
