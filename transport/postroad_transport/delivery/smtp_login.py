@@ -68,7 +68,7 @@ def choose(offered: Iterable[str], credentials: Credentials, *, tls: bool, bound
     scram = ("SCRAM-SHA-256-PLUS", "SCRAM-SHA-256") if bound else ("SCRAM-SHA-256",)
     strong = [name for name in scram if name in names]
     plain = [name for name in ("PLAIN", "LOGIN") if name in names]
-    return tuple(strong[:1] + (plain[:1] if tls or not strong else []))
+    return (*strong[:1], *(plain[:1] if tls or not strong else ()))
 
 
 def run(mechanism: str, credentials: Credentials, terms: Terms) -> Run:

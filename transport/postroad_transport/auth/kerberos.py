@@ -1,0 +1,254 @@
+"""GSSAPI (RFC 4752): who the client's Kerberos ticket says it is.
+
+The library (MIT Kerberos by ``gssapi``) is loaded where a keytab is configured, and works in threads of its own.
+Nothing here asks a KDC: a ticket is checked with the keytab alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from postroad_transport.auth.accounts import Account, AuthUnavailableError
+from postroad_transport.auth.exchange import Accepted, Rejected
+from postroad_transport.auth.sasl import MALFORMED, Challenge, SaslError
+from postroad_transport.config.files import ConfigError
+
+T = TypeVar("T")
+
+#: Seconds for one step. The library works on local data; only a stuck disk makes it slow.
+STEP_SECONDS = 5.0
+#: Steps that may wait or run at once.
+MAX_PENDING = 64
+_THREADS = 2
+
+_NO_SECURITY_LAYER = bytes((1, 0, 0, 0))
+_MAX_IDENTITY = 1024
+# A principal as the library shows it; a backslash would escape something that no account name has.
+_PRINCIPAL = re.compile(r"([^@\\\x00-\x20\x7f]+)@([^@\\\x00-\x20\x7f]+)")
+
+# What MIT Kerberos gives as minor status, in signed 32 bits (krb5.h), and what it means for the log.
+_REASONS = {
+    -1765328347: "clock_skew",
+    -1765328352: "ticket_expired",
+    -1765328351: "ticket_not_yet_valid",
+    -1765328154: "key_version",
+    -1765328203: "no_such_key",
+    -1765328240: "wrong_service",
+}
+
+
+class KerberosError(Exception):
+    """The ticket, or what came with it, is not good. ``reason`` is a label value."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class KerberosService:
+    """The tier as a service of Kerberos: ``smtp/HOST`` for every such principal of a keytab.
+
+    Parameters
+    ----------
+    keytab
+        The keytab's file.
+    realms
+        Realms whose principals are accounts here, named without the realm; those of other realms, trusted or not, are
+        nobody. Empty: the realm of the service's own principal.
+    """
+
+    def __init__(self, keytab: Path, realms: Collection[str] = ()) -> None:
+        self._keytab = keytab
+        self._realms = frozenset(realms)
+        self._gssapi = load()
+        self._credentials: Any = None
+        self._pool = ThreadPoolExecutor(_THREADS, "kerberos")
+        self._pending = 0
+
+    async def close(self) -> None:
+        """Stop the threads."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def call(self, step: Callable[[], T]) -> T:
+        """Run `step` in a thread.
+
+        Raises
+        ------
+        AuthUnavailableError
+            Too much waits already, it takes too long, or the keytab cannot be used.
+        KerberosError
+            The client's token is not good.
+        """
+        if self._pending >= MAX_PENDING:
+            raise AuthUnavailableError("too many tickets are being checked")
+        self._pending += 1
+        future = asyncio.get_running_loop().run_in_executor(self._pool, step)
+        future.add_done_callback(self._done)
+        try:
+            # Shielded: a thread cannot be cancelled, and counts as busy until it ends.
+            async with asyncio.timeout(STEP_SECONDS):
+                return await asyncio.shield(future)
+        except TimeoutError:
+            raise AuthUnavailableError("checking a ticket takes too long") from None
+
+    def accept(self) -> Acceptor:
+        """Begin with one client. Blocks; raises AuthUnavailableError where the keytab cannot be used."""
+        gssapi = self._gssapi
+        if self._credentials is None:
+            # No replay cache: Acceptor takes only what a replay is useless against.
+            store = {b"keytab": b"FILE:" + bytes(self._keytab), b"rcache": b"none:"}
+            try:
+                self._credentials = gssapi.Credentials(usage="accept", mechs=[gssapi.MechType.kerberos], store=store)
+            except gssapi.exceptions.GSSError as error:
+                raise AuthUnavailableError(f"{self._keytab.name}: cannot be used: {error}") from error
+        return Acceptor(gssapi, gssapi.SecurityContext(creds=self._credentials, usage="accept"))
+
+    def account(self, client: str, service: str) -> str | None:
+        """Return the account of the principal `client` of a ticket for `service`, None for a stranger.
+
+        Raises
+        ------
+        KerberosError
+            The ticket is for another service.
+        """
+        own, found = _PRINCIPAL.fullmatch(service), _PRINCIPAL.fullmatch(client)
+        if own is None or not own[1].lower().startswith("smtp/"):
+            raise KerberosError("wrong_service")
+        if found is None or found[2] not in (self._realms or {own[2]}):
+            return None
+        return found[1]
+
+    def _done(self, future: asyncio.Future[Any]) -> None:
+        self._pending -= 1
+        if not future.cancelled():
+            # Nobody may be left to take it.
+            future.exception()
+
+
+class Acceptor:
+    """The server's end of one GSS-API context. Every method blocks and may raise KerberosError."""
+
+    def __init__(self, gssapi: Any, context: Any) -> None:
+        self._gssapi = gssapi
+        self._context = context
+
+    def step(self, token: bytes) -> tuple[bytes, bool]:
+        """Take the client's token; return ours, and whether the context is established."""
+        answer = self._guarded(lambda: self._context.step(token))
+        return answer or b"", bool(self._context.complete)
+
+    def names(self) -> tuple[str, str]:
+        """Return the principals of client and service, once the context is established."""
+        return self._guarded(lambda: (str(self._context.initiator_name), str(self._context.target_name)))
+
+    def offer(self) -> bytes:
+        """Return the wrapped offer of security layers: none (RFC 4752 section 3.3).
+
+        A recorded exchange must not be good for a second time. So the client has to have asked for mutual
+        authentication, and the token has to be of the newer form with a key that the acceptor chose for this context
+        alone (RFC 4121 section 4.2.2: 05 04, flag AcceptorSubkey).
+        """
+        mutual = self._gssapi.RequirementFlag.mutual_authentication
+        if not self._context.actual_flags & mutual:
+            raise KerberosError("not_mutual")
+        token: bytes = self._guarded(lambda: self._context.wrap(_NO_SECURITY_LAYER, False).message)
+        if token[:2] != b"\x05\x04" or not token[2] & 0x04:
+            raise KerberosError("weak_encryption")
+        return token
+
+    def choice(self, token: bytes) -> bytes:
+        """Return what the client has wrapped: its choice of a layer, a size, its authorisation identity."""
+        return bytes(self._guarded(lambda: self._context.unwrap(token).message))
+
+    def _guarded(self, call: Callable[[], T]) -> T:
+        try:
+            return call()
+        except self._gssapi.exceptions.GSSError as error:
+            raise KerberosError(_REASONS.get(_signed(error.min_code), "ticket")) from error
+
+
+class Gssapi:
+    """One run of GSSAPI as server (RFC 4752 section 3.2)."""
+
+    def __init__(self, service: KerberosService) -> None:
+        self._service = service
+        self._acceptor: Acceptor | None = None
+        self._established = False
+        self._offered = False
+        self._client = ""
+
+    async def step(self, response: bytes | None) -> Challenge | Accepted | Rejected:
+        """See :meth:`Exchange.step`."""
+        if response is None:
+            return Challenge(b"")
+        try:
+            if self._offered:
+                return await self._decide(response)
+            if self._established:
+                if response:
+                    raise SaslError(MALFORMED)
+                return await self._offer()
+            return await self._negotiate(response)
+        except KerberosError as error:
+            return Rejected(self._client, error.reason)
+
+    async def _negotiate(self, token: bytes) -> Challenge:
+        if self._acceptor is None:
+            self._acceptor = await self._service.call(self._service.accept)
+        acceptor = self._acceptor
+        answer, self._established = await self._service.call(lambda: acceptor.step(token))
+        if self._established and not answer:
+            return await self._offer()
+        return Challenge(answer)
+
+    async def _offer(self) -> Challenge:
+        acceptor = self._acceptor
+        assert acceptor is not None  # noqa: S101  # established by it
+        self._client, _ = await self._service.call(acceptor.names)
+        self._offered = True
+        return Challenge(await self._service.call(acceptor.offer))
+
+    async def _decide(self, token: bytes) -> Accepted | Rejected:
+        acceptor = self._acceptor
+        assert acceptor is not None  # noqa: S101  # offered by it
+        chosen = await self._service.call(lambda: acceptor.choice(token))
+        client, service = await self._service.call(acceptor.names)
+        if len(chosen) < len(_NO_SECURITY_LAYER) or len(chosen) > _MAX_IDENTITY:
+            raise SaslError(MALFORMED)
+        if chosen[0] != _NO_SECURITY_LAYER[0]:
+            return Rejected(client, "security_layer")
+        account = self._service.account(client, service)
+        if account is None:
+            return Rejected(client, "realm")
+        if chosen[4:] and chosen[4:].decode("utf-8", "replace") not in (account, client):
+            # Nobody may act as somebody else.
+            return Rejected(client, "authorization_identity")
+        return Accepted(Account(account))
+
+
+@cache
+def load() -> Any:
+    """Return the ``gssapi`` package.
+
+    Raises
+    ------
+    ConfigError
+        It is not installed, or MIT Kerberos is not.
+    """
+    try:
+        import gssapi
+    except (ImportError, OSError) as error:
+        raise ConfigError(
+            f"Kerberos needs the extra 'kerberos' (pip install 'postroad[kerberos]'): {error}"
+        ) from error
+    return gssapi
+
+
+def _signed(code: int) -> int:
+    return code - (1 << 32) if code >= 1 << 31 else code
