@@ -15,6 +15,9 @@ import msgspec
 from postroad_transport.telemetry.aggregate import Family
 from postroad_transport.worker.settings import WorkerSettings
 
+_ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(4 << 20), "MALLOC_TRIM_THRESHOLD_": str(32 << 20)}
+"""Bytes, glibc's names: by default the pages of each large message go back to the system, to be faulted in again."""
+
 
 class WorkerUnreachableError(Exception):
     """The worker does not answer on its socket (it is starting, stuck or gone)."""
@@ -48,7 +51,7 @@ class Child:
             stdin=asyncio.subprocess.PIPE,
             stdout=log,
             start_new_session=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            env={**_ALLOCATOR, **os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         )
         return cls(settings, process)
 
