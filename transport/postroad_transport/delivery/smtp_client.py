@@ -22,7 +22,14 @@ from postroad_transport.delivery.smtp_connection import SmtpConnection
 from postroad_transport.delivery.smtp_login import Credentials, LoginError, Terms
 from postroad_transport.delivery.smtp_transaction import Attempt, SmtpTransactions
 from postroad_transport.message import Content, Envelope, Recipient
+from postroad_transport.policy.direct_trust import VERB
 from postroad_transport.tls.client import client_context, verify_name
+from postroad_transport.tls.direct_trust import (
+    REFUSED_BY_PEER,
+    UNKNOWN_CERTIFICATE,
+    TrustContexts,
+    handshake_failure,
+)
 
 
 class SessionError(Exception):
@@ -57,7 +64,8 @@ class SessionPlan:
 
     ``credentials`` is called when they are needed and raises ``ConfigError``. ``on_handshake`` is told the TLS
     version (empty when it failed) and ``ok`` or a reason; ``on_login`` the mechanism (empty where there was none to
-    use) and ``ok`` or a reason.
+    use) and ``ok`` or a reason. ``server_trust`` is what ``ExchangeServer`` needs; ``on_server`` is told who the peer
+    proved to be (empty: nobody) and ``ok`` or a reason.
     """
 
     fqdn: str
@@ -69,6 +77,8 @@ class SessionPlan:
     limits: SendLimits
     on_handshake: Callable[[str, str], None]
     on_login: Callable[[str, str], None]
+    server_trust: TrustContexts | None = None
+    on_server: Callable[[str, str], None] = lambda principal, result: None
 
 
 async def open_session(endpoint: Endpoint, plan: SessionPlan) -> SmtpSession:
@@ -123,6 +133,8 @@ class SmtpSession:
     def __init__(self, endpoint: Endpoint, plan: SessionPlan, connection: SmtpConnection) -> None:
         self.endpoint = endpoint
         self.opened = asyncio.get_running_loop().time()
+        self.principal = ""
+        """Which servers of the organisation the peer has proved to be one of; empty: none."""
         self._plan = plan
         self._connection = connection
         self._label = endpoint.label
@@ -149,6 +161,9 @@ class SmtpSession:
         if greeting.code != 220:
             raise SessionError(f"451 4.3.2 {self._label} refuses sessions: {greeting.line}")
         await self._hello()
+        if self._plan.mechanism is AuthMechanism.EXCHANGE_SERVER:
+            await self._authenticate_servers()
+            return
         if demand.wanted:
             if await self._start_tls(demand):
                 await self._hello()
@@ -173,12 +188,8 @@ class SmtpSession:
     async def _start_tls(self, demand: TlsDemand) -> bool:
         if "STARTTLS" not in self.extensions:
             return False
-        reply = await self._command("STARTTLS")
-        if reply.code != 220:
+        if (await self._agree_to("STARTTLS")).code != 220:
             return False
-        if not self._connection.quiet:
-            # Clear text behind the 220 would be taken for a reply inside TLS (the client's side of CVE-2011-0411).
-            raise SessionError(f"451 4.5.0 {self._label} sends clear text after agreeing to STARTTLS")
         try:
             context = client_context(demand.level, trust=self._plan.trust)
             await self._connection.start_tls(context, self.endpoint.host, self._plan.limits.connect_timeout)
@@ -186,8 +197,7 @@ class SmtpSession:
             raise SessionError(f"454 4.7.0 {error}") from None
         except (ssl.SSLError, OSError, TimeoutError, ValueError) as error:
             self._plan.on_handshake("", "failed")
-            reason = getattr(error, "verify_message", "") or getattr(error, "reason", "") or type(error).__name__
-            raise _HandshakeFailedError(reason) from None
+            raise _HandshakeFailedError(_why(error)) from None
         if demand.names and not verify_name(self._connection.peer_certificate(), demand.names):
             self._plan.on_handshake(self._connection.tls, "name")
             raise SessionError(
@@ -196,10 +206,53 @@ class SmtpSession:
         self._plan.on_handshake(self._connection.tls, "ok")
         return True
 
+    async def _agree_to(self, verb: str) -> PeerReply:
+        """Ask for TLS. Clear text behind the 220 would be taken for a reply inside TLS (as in CVE-2011-0411)."""
+        reply = await self._command(verb)
+        if reply.code == 220 and not self._connection.quiet:
+            raise SessionError(f"451 4.5.0 {self._label} sends clear text after agreeing to {verb}")
+        return reply
+
+    async def _authenticate_servers(self) -> None:
+        """Prove each side to the other by direct trust (spec.md 4). Nothing else will do. Raises SessionError."""
+        trust, told = self._plan.server_trust, self._plan.on_server
+        if trust is None:
+            raise SessionError(f"454 4.7.0 this tier has no certificate yet that it could present to {self._label}")
+        if VERB not in self.extensions:
+            told("", "not_offered")
+            raise SessionError(f"454 4.7.0 {self._label} does not offer {VERB}, and ExchangeServer needs it")
+        reply = await self._agree_to(VERB)
+        if reply.code != 220:
+            told("", "not_offered")
+            raise SessionError(f"454 4.7.0 {self._label} refuses {VERB}: {reply.line}")
+        try:
+            await self._connection.start_tls(trust.client, self.endpoint.host, self._plan.limits.connect_timeout)
+        except (ssl.SSLError, OSError, TimeoutError, ValueError) as error:
+            self._plan.on_handshake("", "failed")
+            told("", result := handshake_failure(error))
+            why = (
+                "presents a certificate that no subscription holds" if result == UNKNOWN_CERTIFICATE else _why(error)
+            )
+            raise SessionError(f"454 4.7.5 {VERB} with {self._label} failed: {why}") from None
+        self._plan.on_handshake(self._connection.tls, "ok")
+        presented = self._connection.certificate_der()
+        self.principal = trust.principal(presented)
+        if not self.principal:
+            told("", UNKNOWN_CERTIFICATE)
+            raise SessionError(f"454 4.7.5 no subscription holds the certificate that {self._label} presents")
+        try:
+            await self._hello()
+        except SessionError as error:
+            # TLS 1.3 tells a client only now that the server does not take its certificate.
+            told("", REFUSED_BY_PEER)
+            raise SessionError(
+                f"454 4.7.5 {self._label} ends the session after this server's certificate was presented"
+                f" ({trust.thumbprint}): is it in a subscription there? {error.reply}"
+            ) from None
+        told(self.principal, "ok")
+
     async def _log_in(self) -> None:
         mechanism = self._plan.mechanism
-        if mechanism is AuthMechanism.EXCHANGE_SERVER:
-            raise SessionError(f"454 4.7.0 {self._label}: ExchangeServer authentication is not supported yet")
         if mechanism not in (AuthMechanism.BASIC_AUTH, AuthMechanism.BASIC_AUTH_REQUIRE_TLS):
             return
         try:
@@ -268,6 +321,10 @@ class SmtpSession:
 
 def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
+
+
+def _why(error: Exception) -> str:
+    return getattr(error, "verify_message", "") or getattr(error, "reason", "") or type(error).__name__
 
 
 def _challenge(reply: PeerReply | None) -> bytes:

@@ -20,6 +20,7 @@ from postroad_transport.config import (
     DnsRouting,
     Host,
     Lmtp,
+    Principal,
     SendLimits,
     SmartHostRouting,
     SmtpHost,
@@ -38,12 +39,15 @@ from postroad_transport.delivery.smtp_client import (
 from postroad_transport.delivery.smtp_login import Credentials
 from postroad_transport.delivery.smtp_transaction import Attempt, StaleSessionError
 from postroad_transport.message import Content, Envelope, Recipient, content_size
+from postroad_transport.policy.headers import outbound
+from postroad_transport.policy.principals import send_permissions
 from postroad_transport.policy.reply import Reply
 from postroad_transport.routing.locate import locate_exchangers, locate_hosts
 from postroad_transport.routing.mx import NoExchanger
 from postroad_transport.routing.resolver import Resolver, SystemResolver
 from postroad_transport.routing.table import Route
 from postroad_transport.telemetry.metrics import Metrics
+from postroad_transport.tls.direct_trust import TrustContexts
 
 RECIPIENTS = 100
 """Recipients of one transaction."""
@@ -65,7 +69,8 @@ class HopSettings:
     connector's ``resolvers`` (empty: the system's), the same one each time, for its cache:
     ``functools.cache(DnsResolver)`` will do. ``read_secret`` returns the content of a secret file by name and
     raises ``ConfigError`` or ``KeyError``. ``local_names`` and ``local_endpoints`` (``(address, port)`` pairs) are
-    this tier's own: mail is never routed back to them by MX. ``trust_bundle`` is PEM.
+    this tier's own: mail is never routed back to them by MX. ``trust_bundle`` is PEM. ``server_trust`` is for
+    sessions with the organisation's servers; None: the tier has nothing to present.
     """
 
     hostname: str
@@ -73,6 +78,7 @@ class HopSettings:
     metrics: Metrics
     read_secret: Callable[[str], bytes]
     trust_bundle: str = ""
+    server_trust: TrustContexts | None = None
     local_endpoints: frozenset[tuple[str, int]] = frozenset()
     local_names: frozenset[str] = frozenset()
     system_resolver: Resolver = field(default_factory=SystemResolver)
@@ -176,7 +182,7 @@ class SmtpHop(Hop):
     ) -> list[Attempt] | None:
         """Run one transaction; None when a kept session turned out stale."""
         try:
-            attempts = await session.send(envelope, recipients, content)
+            attempts = await session.send(envelope, recipients, self._leaving(session, content))
         except StaleSessionError:
             self._discard(session)
             return None
@@ -186,6 +192,13 @@ class SmtpHop(Hop):
             raise
         self._keep(session)
         return attempts
+
+    def _leaving(self, session: SmtpSession, content: Content) -> Content:
+        """Return what may leave to the kind of server that the peer proved to be (spec.md 1.2)."""
+        connector = self._route.send_connector
+        if connector is None or connector.auth_mechanism is not AuthMechanism.EXCHANGE_SERVER:
+            return content
+        return outbound(content, send_permissions(connector, session.principal or Principal.ANONYMOUS)).content
 
     # Connections
 
@@ -263,6 +276,8 @@ class SmtpHop(Hop):
             limits=self._limits,
             on_handshake=self._count_handshake,
             on_login=self._count_login,
+            server_trust=self._settings.server_trust,
+            on_server=self._count_server,
         )
 
     async def _credentials(self) -> Credentials:
@@ -283,6 +298,9 @@ class SmtpHop(Hop):
 
     def _count_login(self, mechanism: str, result: str) -> None:
         self._settings.metrics.outbound_logins.labels(self._route.connector, mechanism, result).inc()
+
+    def _count_server(self, principal: str, result: str) -> None:
+        self._settings.metrics.direct_trust_handshakes.labels("out", principal, result).inc()
 
     def _keep(self, session: SmtpSession) -> None:
         limit = self._limits.messages_per_connection

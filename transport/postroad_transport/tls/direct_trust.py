@@ -33,16 +33,16 @@ _TRUSTED_FOR_ANYTHING = bytes.fromhex("300830060604551d2500")
 
 UNKNOWN_CERTIFICATE = "unknown_certificate"
 """The reason of a refusal: the store does not hold what has been presented."""
-_NO_CERTIFICATE = "no_certificate"
+REFUSED_BY_PEER = "refused_by_peer"
+"""The other side's store does not hold what this side has presented."""
 _REASONS = {
     "CERTIFICATE_VERIFY_FAILED": UNKNOWN_CERTIFICATE,
-    "PEER_DID_NOT_RETURN_A_CERTIFICATE": _NO_CERTIFICATE,
-    # What the other side's alerts are called here: our certificate is unknown there.
-    "TLSV1_ALERT_UNKNOWN_CA": "refused_by_peer",
-    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "refused_by_peer",
-    "SSLV3_ALERT_BAD_CERTIFICATE": "refused_by_peer",
-    "SSLV3_ALERT_CERTIFICATE_EXPIRED": "refused_by_peer",
-    "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE": "refused_by_peer",
+    "PEER_DID_NOT_RETURN_A_CERTIFICATE": "no_certificate",
+    "TLSV1_ALERT_UNKNOWN_CA": REFUSED_BY_PEER,
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": REFUSED_BY_PEER,
+    "SSLV3_ALERT_BAD_CERTIFICATE": REFUSED_BY_PEER,
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED": REFUSED_BY_PEER,
+    "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE": REFUSED_BY_PEER,
 }
 
 

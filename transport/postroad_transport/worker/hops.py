@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from postroad_transport.config import Drop, Maildir, TierConfig
+from postroad_transport.config import AuthMechanism, Drop, Maildir, TierConfig
 from postroad_transport.config.files import read_secret
 from postroad_transport.delivery.drop import DropHop
 from postroad_transport.delivery.firewall import HeaderFirewall
@@ -17,6 +17,7 @@ from postroad_transport.policy.principals import send_permissions
 from postroad_transport.routing.resolver import DnsResolver, Resolver
 from postroad_transport.routing.table import Route
 from postroad_transport.telemetry.metrics import Metrics
+from postroad_transport.tls.direct_trust import TrustContexts
 
 
 class Resolvers:
@@ -40,6 +41,7 @@ def hop_factory(
     addresses: tuple[str, ...],
     resolvers: Resolvers,
     metrics: Metrics,
+    server_trust: TrustContexts | None = None,
 ) -> HopFactory:
     """Return what makes the hop for a route of `config`; `secrets` are the secret files it names."""
     settings = HopSettings(
@@ -48,6 +50,7 @@ def hop_factory(
         metrics=metrics,
         read_secret=secrets.__getitem__,
         trust_bundle=config.trust_bundle,
+        server_trust=server_trust,
         local_endpoints=frozenset(
             (address, binding.port)
             for connector in config.receive_connectors
@@ -64,7 +67,10 @@ def hop_factory(
         if isinstance(route.target, Drop):
             return DropHop()
         hop = make_hop(route, settings)
-        return hop if connector is None else HeaderFirewall(hop, send_permissions(connector))
+        if connector is None or connector.auth_mechanism is AuthMechanism.EXCHANGE_SERVER:
+            # A hop to servers of the organisation asks each session what may leave to it.
+            return hop
+        return HeaderFirewall(hop, send_permissions(connector))
 
     return make
 

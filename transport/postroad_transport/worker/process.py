@@ -24,6 +24,7 @@ from postroad_transport.spool.sqlite import SqliteStore
 from postroad_transport.telemetry.aggregate import Family, snapshot
 from postroad_transport.telemetry.events import EventLog
 from postroad_transport.telemetry.metrics import Metrics
+from postroad_transport.tls.direct_trust import trust_contexts
 from postroad_transport.worker.control import application
 from postroad_transport.worker.hops import Resolvers, hop_factory, read_credentials
 from postroad_transport.worker.settings import WorkerSettings
@@ -89,6 +90,7 @@ class Worker:
                     addresses=settings.addresses,
                     resolvers=resolvers,
                     metrics=metrics,
+                    server_trust=trust_contexts(config.direct_trust, settings.served_dir),
                 ),
                 metrics=metrics,
                 events=events,
@@ -164,6 +166,7 @@ class Worker:
                 addresses=self._settings.addresses,
                 resolvers=self._resolvers,
                 metrics=self._metrics,
+                server_trust=trust_contexts(config.direct_trust, directory),
             )
             if trial:
                 return ""
@@ -178,7 +181,8 @@ class Worker:
         self._metrics.config_info.clear()
         self._metrics.config_info.labels(digest).set(1)
         self._metrics.certificate_not_after.clear()
-        for certificate in config.certificates:
+        own = config.direct_trust.identity
+        for certificate in (*config.certificates, *((own,) if own else ())):
             self._metrics.certificate_not_after.labels(certificate.name, certificate.thumbprint).set(
                 certificate.not_after
             )
