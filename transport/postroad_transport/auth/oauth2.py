@@ -12,7 +12,8 @@ import jwt
 
 from postroad_transport.auth import claims
 from postroad_transport.auth.accounts import Account, AuthUnavailableError
-from postroad_transport.auth.json_http import JsonHttp, client_context
+from postroad_transport.auth.client_tls import client_context
+from postroad_transport.auth.json_http import JsonHttp
 from postroad_transport.auth.jwks import KeySet
 from postroad_transport.config.directories import OAuth2
 

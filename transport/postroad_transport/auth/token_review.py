@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from postroad_transport.auth.accounts import AuthUnavailableError
-from postroad_transport.auth.json_http import JsonHttp, client_context
+from postroad_transport.auth.client_tls import client_context
+from postroad_transport.auth.json_http import JsonHttp
 
 #: Seconds that one review may take, with the wait for its turn.
 TIMEOUT = 5.0
