@@ -8,7 +8,7 @@ import click
 
 #: Subcommand to (module, attribute, what the overview says).
 COMMANDS: dict[str, tuple[str, str, str]] = {
-    "crds": ("postroad_operator.cli.crds", "crds", "Print the CustomResourceDefinitions, or write them to files."),
+    "crds": ("postroad_operator.cli.crds", "crds", "Print the CustomResourceDefinitions, write or apply them."),
     "explain": ("postroad_operator.cli.explain", "explain", "Say what would happen to a message, and why."),
     "lint": ("postroad_operator.cli.lint", "lint", "Check manifests and say what is wrong with them."),
     "operator": (
@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "operator",
         "Run the operator: publish what a cluster's resources say.",
     ),
+    "probe": ("postroad_operator.cli.probe", "probe", "Send a test message, and see it delivered."),
     "queue": ("postroad_operator.cli.queue", "queue", "List and change the messages queued in a running tier."),
     "render": ("postroad_operator.cli.render", "render", "Print what the cluster would get for manifests."),
     "run": ("postroad_operator.cli.run", "run", "Run a tier on this machine from a directory of manifests."),

@@ -19,9 +19,11 @@ _PLURALS = {kind: (API_VERSION, f"{kind.lower()}s") for kind in KINDS} | {
     "ConfigMap": ("v1", "configmaps"),
     "Secret": ("v1", "secrets"),
     "Pod": ("v1", "pods"),
+    "Certificate": ("cert-manager.io/v1", "certificates"),
     "Lease": ("coordination.k8s.io/v1", "leases"),
     "Deployment": ("apps/v1", "deployments"),
     "StatefulSet": ("apps/v1", "statefulsets"),
+    "CustomResourceDefinition": ("apiextensions.k8s.io/v1", "customresourcedefinitions"),
 }
 
 
@@ -61,8 +63,8 @@ class KubernetesApi:
         """Use the newer credentials of the same server: a pod's token is replaced every hour."""
         self._connection = connection
 
-    async def get(self, kind: str, namespace: str, name: str) -> dict[str, Any] | None:
-        """Return an object, None if there is none. Raises ApiError."""
+    async def get(self, kind: str, namespace: str | None, name: str) -> dict[str, Any] | None:
+        """Return an object, None if there is none; namespace None: the kind has none. Raises ApiError."""
         try:
             return await self._request("GET", _path(kind, namespace, name))
         except ApiError as error:
@@ -96,14 +98,18 @@ class KubernetesApi:
         """Create an object. Raises ApiError; code 409 when it exists."""
         query = {"fieldManager": FIELD_MANAGER}
         return await self._request(
-            "POST", _path(document["kind"], document["metadata"]["namespace"]), query, document
+            "POST", _path(document["kind"], document["metadata"].get("namespace")), query, document
         )
 
     async def replace(self, document: dict[str, Any]) -> dict[str, Any]:
         """Replace an object. Raises ApiError; code 409 when it is no longer the version that `document` names."""
         metadata = document["metadata"]
-        path = _path(document["kind"], metadata["namespace"], metadata["name"])
+        path = _path(document["kind"], metadata.get("namespace"), metadata["name"])
         return await self._request("PUT", path, {"fieldManager": FIELD_MANAGER}, document)
+
+    async def delete(self, kind: str, namespace: str | None, name: str, uid: str) -> None:
+        """Delete an object if it still is the one with this uid. Raises ApiError."""
+        await self._request("DELETE", _path(kind, namespace, name), body={"preconditions": {"uid": uid}})
 
     async def _request(
         self,
