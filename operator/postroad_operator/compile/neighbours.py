@@ -92,7 +92,7 @@ class Neighbourhood:
         """
         own = {version.source for version in versions}
         found: dict[str, Resource] = {}
-        waiting = [version for version in versions]
+        waiting = list(versions)
         for version in versions:
             waiting += self._dependents(version, names)
         seen_keys: set[Key] = set()
