@@ -20,6 +20,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "queue": ("postroad_operator.cli.queue", "queue", "List and change the messages queued in a running tier."),
     "render": ("postroad_operator.cli.render", "render", "Print what the cluster would get for manifests."),
     "run": ("postroad_operator.cli.run", "run", "Run a tier on this machine from a directory of manifests."),
+    "subscription": (
+        "postroad_operator.cli.subscription",
+        "subscription",
+        "Carry a tier's server certificates to another tier.",
+    ),
     "transport": (
         "postroad_operator.cli.transport",
         "transport",

@@ -19,7 +19,7 @@ from postroad_operator.cli.queue import RUN_FILE
 from postroad_operator.compile import Compilation, Reason
 from postroad_operator.resources.scalars import octets
 from postroad_transport.auth.accounts import parse_accounts
-from postroad_transport.config import ReceiveConnector, TierConfig
+from postroad_transport.config import ReceiveConnector, Role, TierConfig
 from postroad_transport.config.files import ConfigError, load
 from postroad_transport.policy.explain import AccountsOf, Scenario
 from postroad_transport.policy.networks import parse_address
@@ -34,6 +34,10 @@ def _address(_context: click.Context, _parameter: click.Parameter, value: str) -
     if parse_address(value) is None:
         raise click.BadParameter(f"{value!r} is not an IP address")
     return value
+
+
+def _role(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Role | None:
+    return Role(value) if value else None
 
 
 def _size(_context: click.Context, _parameter: click.Parameter, value: str) -> int:
@@ -59,6 +63,8 @@ def _headers(_context: click.Context, _parameter: click.Parameter, values: tuple
 @click.option("--from-ip", required=True, callback=_address, help="The client's address.")
 @click.option("--helo", default="client.example", show_default=True, help="Name the client gives in EHLO.")
 @click.option("--tls", is_flag=True, help="The client uses STARTTLS.")
+@click.option("--server", type=click.Choice([role.value for role in Role]), callback=_role,
+              help="The client is a server of a tier of this role, and uses X-ANONYMOUSTLS.")  # fmt: skip
 @click.option("--auth", "account", default="", help="Account that logs in, with the right password.")
 @click.option("--mail-from", default="", help="Envelope sender; none: the null sender <>.")
 @click.option("--rcpt", "recipients", multiple=True, required=True, help="Recipient. Repeatable.")

@@ -11,11 +11,12 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from postroad_transport.config import AuthMechanism, Permission, ReceiveConnector, TlsMode
+from postroad_transport.config import AuthMechanism, Permission, ReceiveConnector, Role, TlsMode
 from postroad_transport.policy.address import AddressSyntaxError, Mailbox, parse_forward_path, parse_reverse_path
 from postroad_transport.policy.authentication import check_auth
 from postroad_transport.policy.certificate import select
 from postroad_transport.policy.connectors import ConnectorPolicy, decisive_field
+from postroad_transport.policy.direct_trust import PRINCIPALS, VERB, check_anonymous_tls
 from postroad_transport.policy.headers import auth_as, firewall_permission, inspect, stamps
 from postroad_transport.policy.passing import mail_passes, message_passes
 from postroad_transport.policy.principals import authenticated_principals, initial_principals
@@ -49,6 +50,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     helo: str = ""
     tls: bool = False
     """Whether STARTTLS has been used; a port with implicit TLS needs no telling."""
+    server: Role | None = None
+    """The role of the tier that the client is a server of, and proves to be with X-ANONYMOUSTLS; None: of none."""
     account: str = ""
     """Who logs in, with good credentials; empty for nobody."""
     account_addresses: tuple[str, ...] = ()
@@ -175,7 +178,14 @@ class _Walk:
         )
 
     def explanation(self, choices: tuple[Choice, ...]) -> Explanation:
-        accepted = self._starttls() and self._login() and self._mail() and self._recipients() and self._message()
+        accepted = (
+            self._starttls()
+            and self._prove_server()
+            and self._login()
+            and self._mail()
+            and self._recipients()
+            and self._message()
+        )
         config, principals = self.connector.config, self.session.principals
         return Explanation(
             accepted=accepted,
@@ -238,6 +248,20 @@ class _Walk:
         self.session.tls = True
         field = f"{source} spec.authMechanisms holds {AuthMechanism.TLS}"
         return self._note("STARTTLS", "", Allow("authMechanisms", field))
+
+    def _prove_server(self) -> bool:
+        if self.scenario.server is None:
+            return True
+        config, session = self.connector.config, self.session
+        verdict = check_anonymous_tls(
+            config, self.tier.config, self._mode(), tls=session.tls, issued=self.certificates_issued
+        )
+        principal = PRINCIPALS[self.scenario.server]
+        if isinstance(verdict, Allow):
+            session.tls = True
+            session.principals = frozenset({str(principal)})
+            session.auth_mechanism = VERB
+        return self._note(VERB, "", verdict)
 
     def _account(self, name: str) -> tuple[str, ...] | Refuse:
         """Return the addresses listed for an account, or why nobody can log in by that name."""

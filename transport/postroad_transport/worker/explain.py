@@ -16,6 +16,7 @@ from postroad_transport.auth.accounts import parse_accounts
 from postroad_transport.config import Drop, Maildir, ReceiveConnector, TierConfig
 from postroad_transport.config.files import read_secret
 from postroad_transport.policy.connectors import decisive_field
+from postroad_transport.policy.direct_trust import VERB
 from postroad_transport.policy.explain import AccountsOf, Explanation, Scenario, Step
 from postroad_transport.policy.explain import explain as ask_rules
 from postroad_transport.policy.headers import HOPS_FIELD, outbound, send_permission
@@ -30,6 +31,7 @@ CONNECTION_REFUSED = "connection refused: no connector is bound to this port"
 
 _POSITIVE = {
     "STARTTLS": replies.READY_FOR_TLS,
+    VERB: replies.READY_FOR_TLS,
     "AUTH": replies.AUTHENTICATED,
     "MAIL": replies.SENDER_OK,
     "RCPT": replies.RECIPIENT_OK,
