@@ -37,9 +37,10 @@ _REASONS = {
     -1765328347: "clock_skew",
     -1765328352: "ticket_expired",
     -1765328351: "ticket_not_yet_valid",
+    -1765328340: "key_version",
     -1765328154: "key_version",
+    -1765328339: "no_such_key",
     -1765328203: "no_such_key",
-    -1765328240: "wrong_service",
 }
 
 
@@ -140,8 +141,12 @@ class Acceptor:
 
     def step(self, token: bytes) -> tuple[bytes, bool]:
         """Take the client's token; return ours, and whether the context is established."""
-        answer = self._guarded(lambda: self._context.step(token))
-        return answer or b"", bool(self._context.complete)
+
+        def step() -> tuple[bytes, bool]:
+            # Where there is a token for the error, the library raises that at the next look at the context.
+            return self._context.step(token) or b"", bool(self._context.complete)
+
+        return self._guarded(step)
 
     def names(self) -> tuple[str, str]:
         """Return the principals of client and service, once the context is established."""

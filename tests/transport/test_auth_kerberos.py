@@ -1,0 +1,206 @@
+"""GSSAPI (RFC 4752) against a real KDC: Debian's krb5-kdc, with MIT Kerberos' own client."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from pathlib import Path
+
+import pytest
+from kdc_kit import needs_kdc, running_realm
+
+from postroad_transport.auth.accounts import Account, AuthUnavailableError
+from postroad_transport.auth.exchange import Accepted, Rejected
+from postroad_transport.auth.kerberos import Gssapi, KerberosService
+from postroad_transport.auth.sasl import Challenge, SaslError
+
+pytestmark = needs_kdc
+HOST = "smtp/mail.example.test"
+
+
+@pytest.fixture(scope="module")
+def realm(tmp_path_factory):
+    with running_realm(tmp_path_factory.mktemp("kdc")) as made:
+        made.add("alice", "secret")
+        made.add("bob/admin", "secret")
+        made.add(HOST)
+        made.add("HTTP/mail.example.test")
+        before = {name: os.environ.get(name) for name in ("KRB5_CONFIG", "KRB5RCACHENAME")}
+        os.environ["KRB5_CONFIG"] = made.environment["KRB5_CONFIG"]
+        yield made
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
+
+
+@pytest.fixture
+async def service(realm):
+    made = KerberosService(realm.keytab(HOST, name="smtp.keytab"))
+    yield made
+    await made.close()
+
+
+class Client:
+    """The client's side of RFC 4752, on MIT Kerberos."""
+
+    def __init__(self, cache: Path, service: str, realm: str, *, mutual: bool = True):
+        import gssapi
+
+        name = gssapi.Name(f"{service}@{realm}", gssapi.NameType.kerberos_principal)
+        flags = gssapi.RequirementFlag.integrity
+        if mutual:
+            flags |= gssapi.RequirementFlag.mutual_authentication
+        credentials = gssapi.Credentials(usage="initiate", store={"ccache": str(cache)})
+        self.context = gssapi.SecurityContext(
+            name=name, creds=credentials, flags=flags, mech=gssapi.MechType.kerberos, usage="initiate"
+        )
+
+    def answer(self, challenge: bytes, choice: bytes = b"\x01\x00\x00\x00") -> bytes:
+        if not self.context.complete:
+            return self.context.step(challenge or None) or b""
+        assert self.context.unwrap(challenge).message == b"\x01\x00\x00\x00"
+        return self.context.wrap(choice, False).message
+
+
+async def run(exchange: Gssapi, client: Client, choice: bytes = b"\x01\x00\x00\x00", sent: list[bytes] | None = None):
+    step = await exchange.step(None)
+    while isinstance(step, Challenge):
+        response = client.answer(step.data, choice)
+        if sent is not None:
+            sent.append(response)
+        step = await exchange.step(response)
+    return step
+
+
+async def test_ticket_for_the_service_logs_in_as_the_principal_without_its_realm(realm, service):
+    cache = realm.log_in("alice", "secret")
+    assert await run(Gssapi(service), Client(cache, HOST, realm.name)) == Accepted(Account("alice"))
+
+
+@pytest.mark.parametrize(
+    ("identity", "accepted"), [(b"alice", True), (b"alice@EXAMPLE.TEST", True), (b"bob", False), (b"\xff", False)]
+)
+async def test_nobody_acts_as_somebody_else(realm, service, identity, accepted):
+    client = Client(realm.log_in("alice", "secret"), HOST, realm.name)
+    answer = await run(Gssapi(service), client, b"\x01\x00\x00\x00" + identity)
+    assert answer == (
+        Accepted(Account("alice")) if accepted else Rejected("alice@EXAMPLE.TEST", "authorization_identity")
+    )
+
+
+async def test_principals_with_an_instance_keep_it(realm, service):
+    client = Client(realm.log_in("bob/admin", "secret"), HOST, realm.name)
+    assert await run(Gssapi(service), client) == Accepted(Account("bob/admin"))
+
+
+async def test_only_principals_of_the_listed_realms_are_accounts(realm):
+    strict = KerberosService(realm.keytab(HOST, name="strict.keytab"), ["OTHER.TEST"])
+    client = Client(realm.log_in("alice", "secret"), HOST, realm.name)
+    assert await run(Gssapi(strict), client) == Rejected("alice@EXAMPLE.TEST", "realm")
+    await strict.close()
+
+
+@pytest.mark.parametrize(
+    ("client", "service", "account"),
+    [
+        ("alice@A.TEST", "smtp/h@A.TEST", "alice"),
+        ("alice@B.TEST", "smtp/h@A.TEST", None),
+        ("al\\@ice@A.TEST", "smtp/h@A.TEST", None),
+        ("a\\/b@A.TEST", "smtp/h@A.TEST", None),
+        ("@A.TEST", "smtp/h@A.TEST", None),
+        ("WELLKNOWN/ANONYMOUS@WELLKNOWN:ANONYMOUS", "smtp/h@A.TEST", None),
+    ],
+)
+async def test_strangers_have_no_account(realm, client, service, account):
+    kerberos = KerberosService(Path("/nowhere"))
+    assert kerberos.account(client, service) == account
+    await kerberos.close()
+
+
+async def test_a_ticket_for_another_service_of_the_host_is_not_taken(realm):
+    both = KerberosService(realm.keytab(HOST, "HTTP/mail.example.test", name="both.keytab"))
+    client = Client(realm.log_in("alice", "secret"), "HTTP/mail.example.test", realm.name)
+    assert await run(Gssapi(both), client) == Rejected("alice@EXAMPLE.TEST", "wrong_service")
+    await both.close()
+
+
+async def test_a_client_that_does_not_ask_the_server_to_prove_itself_is_refused(realm, service):
+    client = Client(realm.log_in("alice", "secret"), HOST, realm.name, mutual=False)
+    assert await run(Gssapi(service), client) == Rejected("alice@EXAMPLE.TEST", "not_mutual")
+
+
+async def test_a_security_layer_is_never_agreed_to(realm, service):
+    client = Client(realm.log_in("alice", "secret"), HOST, realm.name)
+    answer = await run(Gssapi(service), client, b"\x04\x00\x10\x00")
+    assert answer == Rejected("alice@EXAMPLE.TEST", "security_layer")
+
+
+async def test_a_recorded_exchange_is_of_no_use(realm, service):
+    sent: list[bytes] = []
+    assert isinstance(
+        await run(Gssapi(service), Client(realm.log_in("alice", "secret"), HOST, realm.name), sent=sent), Accepted
+    )
+    replayed = Gssapi(service)
+    step = None
+    for response in sent:
+        step = await replayed.step(response)
+        if isinstance(step, Rejected):
+            break
+    assert isinstance(step, Rejected)
+
+
+async def test_rotated_keys_are_named_in_the_reason(realm):
+    realm.add("smtp/old.example.test")
+    keytab = realm.keytab("smtp/old.example.test", name="old.keytab")
+    realm.keytab("smtp/old.example.test", name="new.keytab", norandkey=False)
+    service = KerberosService(keytab)
+    client = Client(realm.log_in("alice", "secret"), "smtp/old.example.test", realm.name)
+    answer = await run(Gssapi(service), client)
+    assert answer == Rejected("", "key_version")
+    await service.close()
+
+
+@pytest.mark.parametrize("token", [b"", b"x", b"\x60\x82", os.urandom(2000)])
+async def test_garbage_is_refused(realm, service, token):
+    assert isinstance(await Gssapi(service).step(token), Rejected)
+
+
+async def test_garbage_after_the_context_is_refused(realm, service):
+    exchange, client = Gssapi(service), Client(realm.log_in("alice", "secret"), HOST, realm.name)
+    step = await exchange.step(client.answer(b""))
+    assert isinstance(step, Challenge)
+    client.answer(step.data)
+    with pytest.raises(SaslError):
+        await exchange.step(b"more")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no keytab"], ids=["missing", "empty", "garbage"])
+async def test_a_keytab_that_is_none_is_a_fault_of_ours(tmp_path, realm, content):
+    if content is not None:
+        (tmp_path / "keytab").write_bytes(content)
+    service = KerberosService(tmp_path / "keytab")
+    client = Client(realm.log_in("alice", "secret"), HOST, realm.name)
+    with pytest.raises(AuthUnavailableError):
+        await run(Gssapi(service), client)
+    await service.close()
+
+
+async def test_a_stuck_library_hangs_nobody(realm, service, monkeypatch):
+    monkeypatch.setattr("postroad_transport.auth.kerberos.STEP_SECONDS", 0.05)
+    released = threading.Event()
+    try:
+        with pytest.raises(AuthUnavailableError):
+            await service.call(released.wait)
+    finally:
+        released.set()
+
+
+async def test_more_than_can_wait_is_turned_away(realm, service, monkeypatch):
+    monkeypatch.setattr("postroad_transport.auth.kerberos.MAX_PENDING", 1)
+    released = threading.Event()
+    first = asyncio.ensure_future(service.call(released.wait))
+    await asyncio.sleep(0)
+    with pytest.raises(AuthUnavailableError):
+        await service.call(lambda: None)
+    released.set()
+    assert await first
