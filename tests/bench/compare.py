@@ -39,6 +39,7 @@ class Work:
     messages: int
     kept: bool = True
     relay: bool = False
+    recipients: int = 1
 
 
 WORKS = {
@@ -51,6 +52,15 @@ WORKS = {
     "relay-64k": Work("accept + deliver 64 kB, kept", 65_536, 50, 1000, relay=True),
     "relay-1m": Work("accept + deliver 1 MB, kept", 1_048_576, 10, 150, relay=True),
 }
+#: Other shapes of the same load, to look for regressions; measured when asked for.
+SHAPES = {
+    **{f"sessions-{n}": Work(f"accept 4 kB, {n} sessions", 4096, n, 2000) for n in (1, 10, 200)},
+    **{
+        f"recipients-{n}": Work(f"accept 4 kB, {n} recipients", 4096, 50, 20_000 // n, recipients=n)
+        for n in (10, 100)
+    },
+}
+ALL_WORKS = WORKS | SHAPES
 
 
 @dataclass(frozen=True)
@@ -64,7 +74,7 @@ class Run:
 def load(port: int, work: Work, messages: int) -> None:
     """Send `messages` with smtp-source. Raises RuntimeError when one is refused."""
     command = ["/usr/sbin/smtp-source", "-s", str(work.sessions), "-l", str(work.size), "-m", str(messages)]
-    command += ["-f", "sender@one.example", "-t", "recipient@two.example"]
+    command += ["-r", str(work.recipients), "-f", "sender@one.example", "-t", "recipient@two.example"]
     done = subprocess.run(
         [*command, *(["-d"] if work.kept else []), f"127.0.0.1:{port}"], capture_output=True, text=True, check=False
     )
@@ -120,7 +130,7 @@ def report(results: dict[str, dict[str, list[Run]]]) -> Iterator[str]:
         reference = systems.get("postfix")
         for system, runs in systems.items():
             rate, cpu = median(run.per_second for run in runs), median(run.cpu_ms for run in runs)
-            line = f"| {WORKS[work].name} | {system} | {rate:,.0f} ({max(run.per_second for run in runs):,.0f}) "
+            line = f"| {ALL_WORKS[work].name} | {system} | {rate:,.0f} ({max(run.per_second for run in runs):,.0f}) "
             if reference:
                 rates = median(run.per_second / base.per_second for run, base in zip(runs, reference, strict=True))
                 costs = median(run.cpu_ms / max(base.cpu_ms, 1e-6) for run, base in zip(runs, reference, strict=True))
@@ -133,7 +143,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--systems", default=",".join(SYSTEMS), help=f"of {', '.join(SYSTEMS)} (comma-separated)")
-    parser.add_argument("--work", default=",".join(WORKS), help=f"of {', '.join(WORKS)} (comma-separated)")
+    parser.add_argument("--work", default=",".join(WORKS), help=f"of {', '.join(ALL_WORKS)}")
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies the numbers of messages")
     parser.add_argument("--command", default="", help="how to start the tier, where it is not ./.venv/bin/postroad")
     parser.add_argument("--directory", type=Path, default=Path("/var/tmp"), help="on the disk to measure")
@@ -150,12 +160,12 @@ def main() -> None:
     sink.start()
     try:
         for relay in (False, True):
-            chosen = [name for name in works if WORKS[name].relay is relay]
+            chosen = [name for name in works if ALL_WORKS[name].relay is relay]
             if not chosen:
                 continue
             with started(options, sink, directory, relay=relay) as servers:
                 for name in chosen:
-                    work = WORKS[name]
+                    work = ALL_WORKS[name]
                     runs: dict[str, list[Run]] = {server.name: [] for server in servers}
                     for _ in range(options.runs):
                         for server in servers:
