@@ -69,30 +69,26 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end -}}
 
-{{/* Where pods of a workload may run: a dict with root, selector, workload (its values). */}}
-{{- define "postroad.scheduling" -}}
-{{- with .root.Values.imagePullSecrets }}
-imagePullSecrets: {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with .workload.priorityClassName }}
-priorityClassName: {{ . }}
-{{- end }}
-{{- with .workload.nodeSelector }}
-nodeSelector: {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with .workload.tolerations }}
-tolerations: {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with .workload.affinity }}
-affinity: {{- toYaml . | nindent 2 }}
-{{- end }}
+{{/* Where pods may run: a dict with root, workload (its values). */}}
+{{- define "postroad.placement" -}}
+{{- $placement := dict -}}
+{{- with .root.Values.imagePullSecrets }}{{ $_ := set $placement "imagePullSecrets" . }}{{ end -}}
+{{- $workload := .workload -}}
+{{- range $field := list "priorityClassName" "nodeSelector" "tolerations" "affinity" -}}
+{{- with get $workload $field }}{{ $_ := set $placement $field . }}{{ end -}}
+{{- end -}}
+{{- with $placement }}{{ toYaml . }}{{ end -}}
+{{- end -}}
+
+{{/* The same pods over zones and nodes: their selector. */}}
+{{- define "postroad.spread" -}}
 topologySpreadConstraints:
   {{- range list "topology.kubernetes.io/zone" "kubernetes.io/hostname" }}
   - maxSkew: 1
     topologyKey: {{ . }}
     whenUnsatisfiable: ScheduleAnyway
     labelSelector:
-      matchLabels: {{- $.selector | nindent 8 }}
+      matchLabels: {{- $ | nindent 8 }}
   {{- end }}
 {{- end -}}
 
@@ -110,6 +106,12 @@ topologySpreadConstraints:
 {{/* Secret with the accounts of the default submission connector. */}}
 {{- define "postroad.accountsSecret" -}}
 {{- .Values.defaults.submission.existingSecret | default (printf "%s-account" (include "postroad.name" .)) -}}
+{{- end -}}
+
+{{/* The rights and the Job that bring CRDs: there only while an installation or upgrade goes on. */}}
+{{- define "postroad.crdsHook" -}}
+helm.sh/hook: pre-install,pre-upgrade
+helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 {{- end -}}
 
 {{/* Values that contradict each other. */}}
