@@ -32,6 +32,25 @@ def write(directory: Path, material: Material, name: str = "mail") -> tuple[Path
     return chain, key
 
 
+class MemoryStore:
+    """A certificate store that forgets with the test."""
+
+    def __init__(self) -> None:
+        self.bundles: dict[str, bytes] = {}
+
+    def load(self, name: str) -> bytes | None:
+        return self.bundles.get(name)
+
+    def save(self, name: str, bundle: bytes) -> None:
+        self.bundles[name] = bundle
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.bundles)
+
+    def remove(self, name: str) -> None:
+        self.bundles.pop(name, None)
+
+
 class Handshake(NamedTuple):
     peer: dict
     version: str

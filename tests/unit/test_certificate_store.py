@@ -7,7 +7,7 @@ import stat
 from dataclasses import replace
 
 import pytest
-from certificate_kit import DAY, NOW, request
+from certificate_kit import DAY, NOW, MemoryStore, request
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,17 +29,6 @@ from postroad_operator.certificates.renewal import renewal_time
 from postroad_operator.resources import Secret, TransportCertificate
 
 WANTED = request("mail.example.com", "hub1")
-
-
-class MemoryStore:
-    def __init__(self) -> None:
-        self.bundles: dict[str, bytes] = {}
-
-    def load(self, name: str) -> bytes | None:
-        return self.bundles.get(name)
-
-    def save(self, name: str, bundle: bytes) -> None:
-        self.bundles[name] = bundle
 
 
 class FullStore(MemoryStore):
@@ -162,14 +151,6 @@ def test_one_bad_request_does_not_touch_the_others(store):
     assert outcome.problems == {bad.source: ("dnsNames: 192.0.2.1 is an IP address; clients must dial a name",)}
 
 
-@pytest.mark.parametrize("source", [KeySource.ISSUER, KeySource.REQUEST])
-def test_what_needs_somebody_elses_answer_is_pending(store, source):
-    outcome = ensure([replace(WANTED, key_source=source)], {}, store, NOW)
-    (problem,) = outcome.problems[WANTED.source]
-    assert "pending" in problem
-    assert store.bundles == {}
-
-
 def test_a_full_disk_keeps_the_tier_serving():
     store = FullStore()
     one(WANTED, store)
@@ -288,7 +269,7 @@ def test_a_resource_with_defaults_asks_for_ecdsa_from_the_tiers_own_authority():
         ({"selfSigned": {}}, KeySource.SELF_SIGNED, ""),
         ({"ca": {"secretRef": {"name": "corp"}}}, KeySource.CA, "post/corp"),
         ({"secretRef": {"name": "tls"}}, KeySource.IMPORTED, "post/tls"),
-        ({"issuerRef": {"name": "letsencrypt"}}, KeySource.ISSUER, ""),
+        ({"issuerRef": {"name": "letsencrypt"}}, KeySource.ISSUER, "post/transport-mail"),
         ({"request": {}}, KeySource.REQUEST, ""),
     ],
 )

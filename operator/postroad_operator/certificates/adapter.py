@@ -22,7 +22,7 @@ def from_resource(resource: TransportCertificate) -> CertificateRequest:
     """Return what a TransportCertificate asks for; names become lower-case A-labels (RFC 5890)."""
     spec = resource.spec
     subject = spec.subject
-    key_source, secret = _key_source(spec)
+    key_source, secret = _key_source(resource.metadata.name, spec)
     return CertificateRequest(
         name=resource.metadata.name,
         source=resource.source,
@@ -35,7 +35,7 @@ def from_resource(resource: TransportCertificate) -> CertificateRequest:
             state=subject.state or "",
             locality=subject.locality or "",
             organization=subject.organization or "",
-            organizational_units=(subject.organizational_unit,) if subject.organizational_unit else (),
+            organizational_units=tuple(subject.organizational_units),
             common_name=subject.common_name or "",
         ),
         services=tuple(spec.services),
@@ -44,6 +44,7 @@ def from_resource(resource: TransportCertificate) -> CertificateRequest:
         rotation=KeyRotation(spec.private_key.rotation),
         duration=seconds(spec.duration),
         renew_before=seconds(spec.renew_before),
+        signed=((spec.request.signed_certificate or "") if spec.request else "").encode("utf-8", "replace"),
     )
 
 
@@ -57,13 +58,18 @@ def secret_data(secrets: Iterable[Secret]) -> dict[str, dict[str, bytes]]:
     }
 
 
-def _key_source(spec: TransportCertificateSpec) -> tuple[KeySource, str]:
+def issued_name(name: str) -> str:
+    """Return the name of the cert-manager Certificate, and of its Secret, for the TransportCertificate `name`."""
+    return f"transport-{name}"
+
+
+def _key_source(name: str, spec: TransportCertificateSpec) -> tuple[KeySource, str]:
     if spec.ca is not None:
         return KeySource.CA, spec.ca.secret_ref.name if spec.ca.secret_ref else ""
     if spec.secret_ref is not None:
         return KeySource.IMPORTED, spec.secret_ref.name
     if spec.issuer_ref is not None:
-        return KeySource.ISSUER, ""
+        return KeySource.ISSUER, issued_name(name)
     return (KeySource.REQUEST if spec.request is not None else KeySource.SELF_SIGNED), ""
 
 

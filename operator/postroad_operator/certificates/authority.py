@@ -132,7 +132,7 @@ def issue(
     end = end_of_life(request, authority, start)
     builder = _server_builder(request, authority.certificate.subject, key, start, end)
     builder = builder.add_extension(_authority_key_identifier(authority.certificate), critical=False)
-    leaf = builder.sign(authority.key, _digest(authority.key))
+    leaf = builder.sign(authority.key, signing_digest(authority.key))
     return Material(pem(leaf, *authority.intermediates), key_pem(key), authority.trust_pem)
 
 
@@ -143,7 +143,7 @@ def self_signed(
     key = key or generate_key(request.algorithm, request.key_size)
     start = _instant(now)
     end = end_of_life(request, None, start)
-    leaf = _server_builder(request, subject_name(request), key, start, end).sign(key, _digest(key))
+    leaf = _server_builder(request, subject_name(request), key, start, end).sign(key, signing_digest(key))
     return Material(pem(leaf), key_pem(key), pem(leaf))
 
 
@@ -175,6 +175,23 @@ def subject_name(request: CertificateRequest) -> x509.Name:
     return x509.Name([x509.NameAttribute(oid, value) for oid, value in parts if value])
 
 
+def server_extensions(
+    request: CertificateRequest, key: CertificateIssuerPrivateKeyTypes
+) -> tuple[tuple[x509.ExtensionType, bool], ...]:
+    """Return the extensions of a server certificate, each with whether it is critical."""
+    names = x509.SubjectAlternativeName([x509.DNSName(name) for name in request.dns_names])
+    usage = _key_usage(digital_signature=True, key_encipherment=isinstance(key, rsa.RSAPrivateKey))
+    # Both purposes: between servers the same certificate proves the client's side of mutual TLS.
+    purposes = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
+    return (
+        (x509.BasicConstraints(ca=False, path_length=None), True),
+        (usage, True),
+        (purposes, False),
+        # With an empty subject the names are all there is, hence critical (RFC 5280 section 4.2.1.6).
+        (names, not list(subject_name(request))),
+    )
+
+
 def _server_builder(
     request: CertificateRequest,
     issuer: x509.Name,
@@ -182,19 +199,10 @@ def _server_builder(
     start: datetime,
     end: datetime,
 ) -> x509.CertificateBuilder:
-    subject = subject_name(request)
-    names = x509.SubjectAlternativeName([x509.DNSName(name) for name in request.dns_names])
-    usage = _key_usage(digital_signature=True, key_encipherment=isinstance(key, rsa.RSAPrivateKey))
-    # Both purposes: between servers the same certificate proves the client's side of mutual TLS.
-    purposes = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
-    return (
-        _builder(subject, issuer, key, start, end)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(usage, critical=True)
-        .add_extension(purposes, critical=False)
-        # With an empty subject the names are all there is, hence critical (RFC 5280 section 4.2.1.6).
-        .add_extension(names, critical=not list(subject))
-    )
+    builder = _builder(subject_name(request), issuer, key, start, end)
+    for extension, critical in server_extensions(request, key):
+        builder = builder.add_extension(extension, critical=critical)
+    return builder
 
 
 def _builder(
@@ -257,7 +265,8 @@ def _may_sign(certificate: x509.Certificate) -> bool:
         return True
 
 
-def _digest(key: CertificateIssuerPrivateKeyTypes) -> hashes.SHA256 | None:
+def signing_digest(key: CertificateIssuerPrivateKeyTypes) -> hashes.SHA256 | None:
+    """Return the digest to sign with; Ed25519 has its own."""
     return None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
 
 

@@ -5,37 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
-
-from postroad_operator.certificates.authority import (
-    ISSUER_KEYS,
-    Authority,
-    create_authority,
-    issue,
-    load_authority,
-    self_signed,
-)
+from postroad_operator.certificates.authority import Authority, generate_key, issue, load_authority, self_signed
+from postroad_operator.certificates.bundle import Bundle, read_bundle
+from postroad_operator.certificates.cert_manager import IssuerState, from_issuer
 from postroad_operator.certificates.material import (
     CertificateError,
     Material,
     describe,
     from_secret,
-    key_pem,
     load_chain,
-    load_key,
+    missing_names,
     pem,
-    same_key,
 )
+from postroad_operator.certificates.provided import Provided
 from postroad_operator.certificates.renewal import key_fits, reissue_reason, renewal_time
 from postroad_operator.certificates.request import CertificateRequest, KeyRotation, KeySource, check_request
-from postroad_operator.certificates.store import CertificateStore
+from postroad_operator.certificates.requested import REQUEST_SUFFIX, request_by_hand
+from postroad_operator.certificates.retired import RetiredRoots
+from postroad_operator.certificates.rollover import OwnAuthority
+from postroad_operator.certificates.store import CertificateStore, store_name
 from postroad_transport.config import Certificate
 from postroad_transport.config.files import secret_name
-
-#: Store name of the tier's own authority; no Kubernetes object can have it, for names hold no underscore.
-AUTHORITY_NAME = "_authority"
-AUTHORITY_COMMON_NAME = "Postroad private CA"
 
 Secrets = Mapping[str, Mapping[str, bytes]]
 """Decoded data of Secrets by ``namespace/name``."""
@@ -45,18 +35,25 @@ Secrets = Mapping[str, Mapping[str, bytes]]
 class Ensured:
     """The outcome for a set of requests, by source.
 
-    Every source is in ``materials`` or in ``problems``. ``trust_pem`` holds each authority once: the tier's trust
+    Every source is in ``materials``, ``problems`` or ``pending``; one in the first two goes on serving what it had.
+    ``pkcs10`` are requests to hand to an authority, in PEM. ``trust_pem`` holds each authority once: the tier's trust
     bundle. ``renew_at`` is when to look again, in seconds since the epoch; None: never.
     """
 
     materials: dict[str, Material] = field(default_factory=dict)
     problems: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    pending: dict[str, str] = field(default_factory=dict)
+    pkcs10: dict[str, bytes] = field(default_factory=dict)
     trust_pem: bytes = b""
     renew_at: float | None = None
 
 
 def ensure(
-    certificates: Iterable[CertificateRequest], secrets: Secrets, store: CertificateStore, now: float
+    certificates: Iterable[CertificateRequest],
+    secrets: Secrets,
+    store: CertificateStore,
+    now: float,
+    issuers: Mapping[str, IssuerState] | None = None,
 ) -> Ensured:
     """Have a certificate for each request: take it from the store or a Secret, or make it.
 
@@ -73,23 +70,46 @@ def ensure(
         Keeps the authority and what was issued.
     now
         Seconds since the epoch.
+    issuers
+        How far cert-manager is, by source; None where there is no cluster.
     """
-    authorities = _Authorities(secrets, store, now)
-    materials: dict[str, Material] = {}
-    problems: dict[str, tuple[str, ...]] = {}
+    retired = RetiredRoots(store, now)
+    authorities = _Authorities(secrets, OwnAuthority(store, retired, now), now)
+    result = Ensured()
     times: list[float] = []
     for request in certificates:
         try:
-            material, renew_at = _provide(request, secrets, authorities, store, now)
+            provided = _provide(request, secrets, authorities, retired, store, now, issuers or {})
         except CertificateError as error:
-            problems[request.source] = error.problems
+            provided = _still_served(request, error.problems, store, now)
         except OSError as error:
-            problems[request.source] = (f"the certificate store cannot be used: {error.strerror or error}",)
-        else:
-            materials[request.source] = material
-            times.extend(renew_at)
-    trust = dict.fromkeys(item.trust_pem for item in materials.values() if item.trust_pem)
-    return Ensured(materials, problems, b"".join(trust), min(times, default=None))
+            problem = f"the certificate store cannot be used: {error.strerror or error}"
+            provided = _still_served(request, (problem,), store, now)
+        if provided.material is not None:
+            result.materials[request.source] = provided.material
+        if provided.problems:
+            result.problems[request.source] = provided.problems
+        if provided.pending:
+            result.pending[request.source] = provided.pending
+        if provided.pkcs10:
+            result.pkcs10[request.source] = provided.pkcs10
+        times += provided.look_at
+    own = authorities.own
+    times += [time for time in (own.look_at, retired.ends) if time is not None]
+    roots = [item.trust_pem for item in result.materials.values()]
+    trust = dict.fromkeys(root for root in (*roots, own.successor_pem, *retired.trusted) if root)
+    return replace(result, trust_pem=b"".join(trust), renew_at=min(times, default=None))
+
+
+def prune(sources: Iterable[str], store: CertificateStore) -> None:
+    """Drop what is kept for certificates that are no more; `sources` are those that are. Raises OSError.
+
+    The tier's authority and its retired ones stay.
+    """
+    names = set(map(store_name, sources))
+    for name in store.names():
+        if not name.startswith("_") and name.removesuffix(REQUEST_SUFFIX) not in names and name not in names:
+            store.remove(name)
 
 
 def certificate_files(request: CertificateRequest, material: Material) -> tuple[Certificate, dict[str, bytes]]:
@@ -109,17 +129,17 @@ def certificate_files(request: CertificateRequest, material: Material) -> tuple[
 
 
 class _Authorities:
-    """Authorities by Secret name, each read once; the empty name is the tier's own, made when first needed."""
+    """Authorities by Secret name, each read once; the empty name is the tier's own."""
 
-    def __init__(self, secrets: Secrets, store: CertificateStore, now: float) -> None:
+    def __init__(self, secrets: Secrets, own: OwnAuthority, now: float) -> None:
+        self.own = own
         self._secrets = secrets
-        self._store = store
         self._now = now
         self._read: dict[str, Authority] = {}
 
     def get(self, secret: str) -> Authority:
         if secret not in self._read:
-            self._read[secret] = self._from_secret(secret) if secret else self._own()
+            self._read[secret] = self._from_secret(secret) if secret else self.own.get()
         return self._read[secret]
 
     def _from_secret(self, secret: str) -> Authority:
@@ -128,57 +148,57 @@ class _Authorities:
             raise CertificateError(*(f"Secret {secret}: {key} is missing" for key in missing))
         return load_authority(data["tls.crt"], data["tls.key"], self._now, where=f"Secret {secret}")
 
-    def _own(self) -> Authority:
-        bundle = self._store.load(AUTHORITY_NAME)
-        if bundle is not None:
-            # A damaged or expired authority is reported, not replaced: every client would have to trust anew.
-            return load_authority(bundle, bundle, self._now, where="the tier's own authority")
-        authority = create_authority(AUTHORITY_COMMON_NAME, self._now)
-        self._store.save(AUTHORITY_NAME, key_pem(authority.key) + pem(*authority.chain))
-        return authority
-
 
 def _provide(
-    request: CertificateRequest, secrets: Secrets, authorities: _Authorities, store: CertificateStore, now: float
-) -> tuple[Material, tuple[float, ...]]:
-    """Return the material and the time to look again, if any."""
+    request: CertificateRequest,
+    secrets: Secrets,
+    authorities: _Authorities,
+    retired: RetiredRoots,
+    store: CertificateStore,
+    now: float,
+    issuers: Mapping[str, IssuerState],
+) -> Provided:
     match request.key_source:
         case KeySource.IMPORTED:
-            return from_secret(_secret(secrets, request.secret), request.dns_names, now), ()
+            return Provided(from_secret(_secret(secrets, request.secret), request.dns_names, now))
         case KeySource.ISSUER:
-            raise CertificateError("issuerRef: pending: needs cert-manager on a cluster; use ca or selfSigned here")
+            return from_issuer(request, secrets, issuers.get(request.source), now)
         case KeySource.REQUEST:
-            raise CertificateError("request: pending: no authority has answered the certificate request yet")
+            return request_by_hand(request, store, now)
     if problems := check_request(request):
         raise CertificateError(*problems)
     authority = authorities.get(request.secret) if request.key_source is KeySource.CA else None
-    material = _kept_or_made(request, authority, store, now)
+    material = _kept_or_made(request, authority, retired, store, now)
     leaf = material.leaf
     start, end = leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()
     if authority is not None and leaf.not_valid_after_utc == authority.certificate.not_valid_after_utc:
         warning = f"ends with its authority on {leaf.not_valid_after_utc:%Y-%m-%d}: replace the authority before"
         material = replace(material, warnings=(*material.warnings, warning))
-    return material, (renewal_time(start, end, request.renew_before),)
+    return Provided(material, look_at=(renewal_time(start, end, request.renew_before),))
 
 
 def _kept_or_made(
-    request: CertificateRequest, authority: Authority | None, store: CertificateStore, now: float
+    request: CertificateRequest,
+    authority: Authority | None,
+    retired: RetiredRoots,
+    store: CertificateStore,
+    now: float,
 ) -> Material:
-    # The source is unique where a bare name is not: Kind/namespace/name.
-    name = request.source.replace("/", ".")
-    bundle = store.load(name)
-    kept = _read_bundle(bundle) if bundle is not None else None
-    key: CertificateIssuerPrivateKeyTypes | None = None
+    name = store_name(request.source)
+    kept = read_bundle(store.load(name))
+    key = None
     if kept is not None:
-        chain, key = kept
-        if not reissue_reason(chain[0], key, request, authority, now):
-            trust = authority.trust_pem if authority else pem(chain[0])
-            return Material(pem(*chain), key_pem(key), trust)
-        if request.rotation is KeyRotation.ALWAYS or not key_fits(key, request):
-            key = None
+        if not reissue_reason(kept.leaf, kept.key, request, authority, now):
+            return kept.material(trust_pem=authority.trust_pem if authority else pem(kept.leaf))
+        if kept.root is not None and (authority is None or kept.root != authority.chain[-1]):
+            retired.retire(pem(kept.root), kept.leaf.not_valid_after_utc.timestamp())
+        if request.rotation is KeyRotation.NEVER and key_fits(kept.key, request):
+            key = kept.key
+    key = key or generate_key(request.algorithm, request.key_size)
     material = issue(authority, request, now, key=key) if authority else self_signed(request, now, key=key)
+    root = authority.chain[-1] if authority else None
     try:
-        store.save(name, material.key_pem + material.chain_pem)
+        store.save(name, Bundle(tuple(load_chain(material.chain_pem)), key, root).encode())
     except OSError as error:
         # A certificate that will not survive a restart is better than none.
         warning = f"the certificate is served but could not be kept: {error.strerror or error}"
@@ -186,15 +206,19 @@ def _kept_or_made(
     return material
 
 
-def _read_bundle(bundle: bytes) -> tuple[list[x509.Certificate], CertificateIssuerPrivateKeyTypes] | None:
-    """Return chain and key; None if the bundle is damaged: what was issued can be issued again."""
+def _still_served(
+    request: CertificateRequest, problems: tuple[str, ...], store: CertificateStore, now: float
+) -> Provided:
+    """Return the problems, with what was issued before if it still does: a broken authority breaks no session."""
+    if request.key_source in (KeySource.IMPORTED, KeySource.ISSUER):
+        return Provided(problems=problems)
     try:
-        chain, key = load_chain(bundle), load_key(bundle)
-    except CertificateError:
-        return None
-    if isinstance(key, ISSUER_KEYS) and same_key(key.public_key(), chain[0].public_key()):
-        return chain, key
-    return None
+        kept = read_bundle(store.load(store_name(request.source)))
+    except OSError:
+        kept = None
+    if kept is None or kept.leaf.not_valid_after_utc.timestamp() < now or missing_names(kept.leaf, request.dns_names):
+        return Provided(problems=problems)
+    return Provided(kept.material(trust_pem=pem(kept.root) if kept.root else b""), problems)
 
 
 def _secret(secrets: Secrets, name: str) -> Mapping[str, bytes]:

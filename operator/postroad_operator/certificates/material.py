@@ -65,7 +65,7 @@ def from_secret(data: Mapping[str, bytes], dns_names: Iterable[str], now: float)
         raise CertificateError(*(f"{key}: missing from the Secret" for key in missing))
     chain = load_chain(data["tls.crt"], "tls.crt")
     key = load_key(data["tls.key"], "tls.key")
-    problems = [*_chain_problems(chain)]
+    problems = [*chain_problems(chain)]
     if not same_key(key.public_key(), chain[0].public_key()):
         problems.append("tls.key: does not belong to the first certificate in tls.crt")
     if problems:
@@ -75,7 +75,7 @@ def from_secret(data: Mapping[str, bytes], dns_names: Iterable[str], now: float)
         chain_pem=pem(*chain),
         key_pem=key_pem(key),
         trust_pem=pem(*trust),
-        warnings=(*_name_warnings(chain[0], dns_names), *_validity_warnings(chain, now)),
+        warnings=served_warnings(chain, dns_names, now),
     )
 
 
@@ -191,26 +191,41 @@ def common_name(certificate: x509.Certificate) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _chain_problems(chain: list[x509.Certificate]) -> Iterable[str]:
+def chain_problems(chain: Iterable[x509.Certificate], where: str = "tls.crt") -> Iterable[str]:
+    """Yield one sentence for each certificate that was not issued by the next one."""
     for position, (certificate, issuer) in enumerate(pairwise(chain), start=1):
         if not issued_by(certificate, issuer):
             yield (
-                f"tls.crt: certificate {position} ({certificate.subject.rfc4514_string()}) was not issued by the "
+                f"{where}: certificate {position} ({certificate.subject.rfc4514_string()}) was not issued by the "
                 f"next one ({issuer.subject.rfc4514_string()}); order them from server to authority"
             )
 
 
-def _name_warnings(leaf: x509.Certificate, dns_names: Iterable[str]) -> Iterable[str]:
-    names = subject_alternative_names(leaf)
-    for wanted in dns_names:
-        if wanted not in names and not any(covers(name, wanted) for name in names):
-            yield f"tls.crt: is not for {wanted} (it is for {', '.join(names) or 'no DNS name'})"
+def missing_names(leaf: x509.Certificate, dns_names: Iterable[str]) -> tuple[str, ...]:
+    """Return those of `dns_names` that no subject alternative name of `leaf` stands for."""
+    held = subject_alternative_names(leaf)
+    return tuple(
+        wanted for wanted in dns_names if wanted not in held and not any(covers(name, wanted) for name in held)
+    )
 
 
-def _validity_warnings(chain: list[x509.Certificate], now: float) -> Iterable[str]:
+def _name_warnings(leaf: x509.Certificate, dns_names: Iterable[str], where: str) -> Iterable[str]:
+    held = ", ".join(subject_alternative_names(leaf)) or "no DNS name"
+    for wanted in missing_names(leaf, dns_names):
+        yield f"{where}: is not for {wanted} (it is for {held})"
+
+
+def served_warnings(
+    chain: list[x509.Certificate], dns_names: Iterable[str], now: float, where: str = "tls.crt"
+) -> tuple[str, ...]:
+    """Return what is wrong with a chain without keeping it from being served: names it lacks, expiry."""
+    return (*_name_warnings(chain[0], dns_names, where), *_validity_warnings(chain, now, where))
+
+
+def _validity_warnings(chain: list[x509.Certificate], now: float, where: str) -> Iterable[str]:
     for certificate in chain:
         who = certificate.subject.rfc4514_string() or "the certificate"
         if certificate.not_valid_after_utc.timestamp() < now:
-            yield f"tls.crt: {who} expired on {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
+            yield f"{where}: {who} expired on {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
         elif certificate.not_valid_before_utc.timestamp() > now:
-            yield f"tls.crt: {who} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
+            yield f"{where}: {who} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"

@@ -69,9 +69,10 @@ class Subject:
 class CertificateRequest:
     """One certificate that is wanted.
 
-    ``secret`` is ``namespace/name`` of the Secret with the certificate (:attr:`KeySource.IMPORTED`) or with the
-    authority (:attr:`KeySource.CA`; empty: the tier's own). ``size`` 0 is the algorithm's default. ``duration``
-    and ``renew_before`` are in seconds.
+    ``secret`` is ``namespace/name`` of the Secret with the certificate (:attr:`KeySource.IMPORTED`,
+    :attr:`KeySource.ISSUER`) or with the authority (:attr:`KeySource.CA`; empty: the tier's own). ``signed`` is what
+    an authority returned for a request (:attr:`KeySource.REQUEST`), PEM, empty until then. ``size`` 0 is the
+    algorithm's default. ``duration`` and ``renew_before`` are in seconds.
     """
 
     name: str
@@ -86,6 +87,7 @@ class CertificateRequest:
     rotation: KeyRotation = KeyRotation.ALWAYS
     duration: float = 90 * DAY
     renew_before: float = 30 * DAY
+    signed: bytes = b""
 
     @property
     def key_size(self) -> int:

@@ -18,6 +18,17 @@ class CertificateStore(Protocol):
     def save(self, name: str, bundle: bytes) -> None:
         """Keep the bundle in place of an older one."""
 
+    def names(self) -> tuple[str, ...]:
+        """Return the names of all bundles."""
+
+    def remove(self, name: str) -> None:
+        """Drop a bundle, if there is one."""
+
+
+def store_name(source: str) -> str:
+    """Return the store name of a resource; the source is unique where a bare name is not."""
+    return source.replace("/", ".")
+
 
 class DirectoryStore:
     """Bundles as files ``NAME.pem`` of mode 0600 in a directory of mode 0700, which is made when needed."""
@@ -48,6 +59,14 @@ class DirectoryStore:
             with contextlib.suppress(FileNotFoundError):
                 Path(temporary).unlink()
             raise
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names of all bundles, sorted."""
+        return tuple(sorted(path.stem for path in self._directory.glob("*.pem") if not path.name.startswith(".")))
+
+    def remove(self, name: str) -> None:
+        """Drop a bundle, if there is one. Raises OSError."""
+        self._path(name).unlink(missing_ok=True)
 
     def _path(self, name: str) -> Path:
         # Kubernetes names hold no slash and never start with a dot; anything else could leave the directory.

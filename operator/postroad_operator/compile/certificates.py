@@ -37,11 +37,21 @@ def compile_certificate(
                 references.secret(namespace, reference.name, key, field)
     if problems := snapshot.certificate_problems.get(resource.source):
         raise RefusedError(Reason.CERTIFICATE_UNUSABLE, "; ".join(problems))
+    served = served_before(resource, snapshot)
+    if served is None:
+        waiting = snapshot.certificates_pending.get(resource.source, "the certificate is still to be issued")
+        return Compiled(None, {}, warnings, Reason.PENDING, f"valid; {waiting}")
+    return Compiled(served.part, served.files, [*warnings, *served.warnings])
+
+
+def served_before(resource: TransportCertificate, snapshot: Snapshot) -> Compiled[Certificate] | None:
+    """Return what there is to serve, even where the resource as it is now is refused."""
     issued = snapshot.certificates.get(resource.source)
     if issued is None:
-        return Compiled(None, {}, warnings, Reason.PENDING, "valid; the certificate is still to be issued")
-    certificate = msgspec.structs.replace(issued.certificate, source=resource.source, services=tuple(spec.services))
-    return Compiled(certificate, dict(issued.files), [*warnings, *issued.warnings])
+        return None
+    services = tuple(resource.spec.services)
+    certificate = msgspec.structs.replace(issued.certificate, source=resource.source, services=services)
+    return Compiled(certificate, dict(issued.files), list(issued.warnings))
 
 
 def names(resource: TransportCertificate, part: Certificate | None) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
-from postroad_operator.compile.certificates import compile_certificate, names, uncovered
+from postroad_operator.compile.certificates import compile_certificate, names, served_before, uncovered
 from postroad_operator.compile.conflicts import PortClaims
 from postroad_operator.compile.direct_trust import TrustedStore, not_offered
 from postroad_operator.compile.domains import compile_domains
@@ -118,7 +118,15 @@ def _certificates(
                 continue
             item = compile_certificate(resource, snapshot, references)
         except RefusedError as refusal:
-            ledger.refuse(resource, refusal)
+            before = served_before(resource, snapshot)
+            if before is None:
+                ledger.refuse(resource, refusal)
+            else:
+                told = f"{refusal.message}; what it had before goes on being served"
+                ledger.refuse(resource, RefusedError(refusal.reason, told))
+                ledger.files |= before.files
+                certified += names(resource, before.part)
+                parts.append(before.part)
             continue
         ledger.accept(resource, item)
         certified += names(resource, item.part)

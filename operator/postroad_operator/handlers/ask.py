@@ -51,7 +51,7 @@ def answer_of(pod: str, body: Any) -> Answer:
     """Read the body of a ``/configz`` answer. Total: whatever it is."""
     if not isinstance(body, dict):
         return Answer(pod, error="/configz answered something else")
-    generations = body.get("generations")
+    generations, thumbprints = body.get("generations"), body.get("thumbprints")
     return Answer(
         pod,
         hash=str(body.get("hash") or ""),
@@ -60,5 +60,6 @@ def answer_of(pod: str, body: Any) -> Answer:
             for source, generation in (generations.items() if isinstance(generations, dict) else ())
             if isinstance(generation, int)
         },
+        thumbprints=frozenset(map(str, thumbprints if body.get("hash") and isinstance(thumbprints, list) else ())),
         error=str(body.get("lastError") or "")[:_MAX_ERROR],
     )

@@ -91,6 +91,8 @@ class Reconciler:
             except ApiError as error:
                 errors.append(error)
         self.writer.forget(set(view.resources))
+        self.compiler.issuers.forget(view.resources)
+        waits.append(self.compiler.issuers.wait())
         if errors:
             raise errors[0]
         return min(waits)
@@ -189,7 +191,7 @@ class Reconciler:
                 watched = view.resources.get(verdict.source)
                 if watched is None:
                     continue
-                fields = tier.fields.get(verdict.source, {}) if verdict.accepted else {}
+                fields = serving.shown(tier.fields.get(verdict.source, {}))
                 wanted = status_of(verdict, serving, fields, watched.status, now)
                 self._measure(verdict.source, verdict.generation, wanted)
                 if self.writer.needs_status(verdict.source, watched.version, watched.status, wanted):

@@ -11,8 +11,9 @@ from typing import Any
 from postroad_operator.certificates import certified
 from postroad_operator.compile import Compilation, TierSettings, compile_tier, speaks_direct_trust, tiers
 from postroad_operator.handlers.cluster import View
+from postroad_operator.handlers.issuers import Issuers
 from postroad_operator.handlers.metrics import OperatorMetrics
-from postroad_operator.publish import KubernetesApi, SecretBundles
+from postroad_operator.publish import KubernetesApi, SecretBundles, certificates_name
 from postroad_operator.resources import Invalid, Resource, TransportCertificate, labels
 from postroad_operator.status import details
 from postroad_transport.config.files import config_hash, encode
@@ -49,6 +50,10 @@ class Compiler:
     always: tuple[str, ...]
     """Tiers that exist even without resources."""
     known: dict[str, Tier] = field(default_factory=dict)
+    issuers: Issuers = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.issuers = Issuers(self.api)
 
     def names(self, view: View) -> list[str]:
         """Return every tier: of a resource, of something published, or of the settings."""
@@ -62,7 +67,9 @@ class Compiler:
 
     async def compile(self, name: str, view: View) -> Tier:
         """Return the tier as the view wants it. Raises ApiError when certificates cannot be read or kept."""
-        inputs = inputs_of(name, view)
+        mine = [item for item in view.resources.values() if item.parsed is not None and _belongs(item.parsed, name)]
+        issuers = await self.issuers.follow(mine)
+        inputs = inputs_of(name, view) | set(issuers.items())
         now = time.time()
         before = self.known.get(name)
         if before is not None and before.inputs == inputs and now < before.look_again:
@@ -71,15 +78,18 @@ class Compiler:
         settings = replace(self.settings, tier=name)
         bundles = (
             await SecretBundles.read(self.api, name, settings.namespace)
-            if any(isinstance(item, TransportCertificate) for item in objects) or speaks_direct_trust(objects, name)
+            if any(isinstance(item, TransportCertificate) for item in objects)
+            or speaks_direct_trust(objects, name)
+            # Of certificates that are gone, the keys are to go too.
+            or ("Secret", certificates_name(name)) in view.own
             else SecretBundles(name, settings.namespace, None)
         )
         started = time.perf_counter()
-        snapshot, renew_at = await asyncio.to_thread(certified, objects, settings, bundles, now)
+        has = await asyncio.to_thread(certified, objects, settings, bundles, now, issuers=issuers)
         # Nothing is published before its keys are kept: a crash in between must not lose them.
         if await bundles.write(self.api):
             self.metrics.writes.labels("Secret", "certificates").inc()
-        compilation = await asyncio.to_thread(compile_tier, snapshot)
+        compilation = await asyncio.to_thread(compile_tier, has.snapshot)
         encoded = encode(compilation.config)
         resources = {item.source: item for item in objects if isinstance(item, Resource)}
         self.metrics.compilations.labels(name).inc()
@@ -90,8 +100,8 @@ class Compiler:
             inputs,
             compilation,
             config_hash(encoded),
-            details(compilation, resources, now),
-            min(now + CERTIFICATE_CHECK, max(renew_at, now + 1.0) if renew_at is not None else float("inf")),
+            details(compilation, resources, has.pkcs10, now),
+            min(now + CERTIFICATE_CHECK, max(has.renew_at, now + 1.0) if has.renew_at is not None else float("inf")),
         )
         if before is not None and before.hash == tier.hash:
             tier.published_at = before.published_at

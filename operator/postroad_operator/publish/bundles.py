@@ -47,6 +47,14 @@ class SecretBundles:
         self._changed = self._changed or self._bundles.get(name) != bundle
         self._bundles[name] = bundle
 
+    def names(self) -> tuple[str, ...]:
+        """Return the names of all bundles."""
+        return tuple(self._bundles)
+
+    def remove(self, name: str) -> None:
+        """Drop a bundle, if there is one; :meth:`write` makes it durable."""
+        self._changed = self._bundles.pop(name, None) is not None or self._changed
+
     async def write(self, api: KubernetesApi) -> bool:
         """Write the Secret if anything changed; return whether it did.
 

@@ -229,3 +229,5 @@ class ReceiveConnectorStatus(Status):
     """Bound ports, for the table."""
     certificate: ShortText = ""
     """TransportCertificate chosen for the connector's name."""
+    certificate_reason: ShortText = ""
+    """Why that one, or why none."""

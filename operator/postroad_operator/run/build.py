@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from postroad_operator.certificates import CertificateStore, certified
@@ -18,6 +19,8 @@ class Build:
     compilation: Compilation
     renew_at: float | None
     """When a certificate has to be looked at again, in seconds since the epoch; None: never."""
+    pkcs10: Mapping[str, str] = field(default_factory=dict)
+    """Certificate requests to hand to an authority, in PEM, by source."""
 
     def breaks(self, served: Build) -> bool:
         """Tell whether this loses or leaves out a resource that `served` did not, other than by removing it."""
@@ -62,5 +65,5 @@ def build(directory: Path, settings: TierSettings, store: CertificateStore, now:
     """
     manifests = read(directory)
     objects = tuple(manifests.objects)
-    snapshot, renew_at = certified(objects, settings, store, now)
-    return Build(manifests, compile_tier(snapshot), renew_at)
+    has = certified(objects, settings, store, now, complete=not manifests.faults)
+    return Build(manifests, compile_tier(has.snapshot), has.renew_at, has.pkcs10)

@@ -7,7 +7,8 @@ from typing import Any
 
 from cryptography import x509
 
-from postroad_operator.certificates import CertificateError, from_resource
+from postroad_operator.certificates import CertificateError, KeySource, from_resource
+from postroad_operator.certificates.adapter import issued_name
 from postroad_operator.certificates.material import load_chain
 from postroad_operator.certificates.renewal import renewal_time
 from postroad_operator.compile import Compilation
@@ -20,21 +21,37 @@ from postroad_operator.resources import (
 )
 from postroad_operator.status.conditions import timestamp
 from postroad_transport import config
-from postroad_transport.policy.certificate import select
+from postroad_transport.policy.certificate import reason, select
 
 _SHORT = 255
 _TEXT = 32_768
 
 
-def details(compilation: Compilation, resources: Mapping[str, Resource], now: float) -> dict[str, dict[str, Any]]:
-    """Return the kind's own status fields of every resource that is in the configuration, by source."""
+def details(
+    compilation: Compilation, resources: Mapping[str, Resource], pkcs10: Mapping[str, str], now: float
+) -> dict[str, dict[str, Any]]:
+    """Return the kind's own status fields of every resource that has any, by source.
+
+    Parameters
+    ----------
+    compilation
+        What is served.
+    resources
+        Every resource, by source.
+    pkcs10
+        Certificate requests to hand to an authority, in PEM, by source.
+    now
+        Seconds since the epoch.
+    """
     tier = compilation.config
+    refused = {verdict.source for verdict in compilation.verdicts if not verdict.accepted}
     found: dict[str, dict[str, Any]] = {}
     for connector in tier.receive_connectors:
         chosen = select(connector.fqdn, tier.certificates, connector.auth_mechanisms, now=now).certificate
         found[connector.source] = _given(
             ports=", ".join(str(binding.port) for binding in connector.bindings),
             certificate=chosen.name if chosen else "",
+            certificateReason=reason(connector.fqdn, tier.certificates, connector.auth_mechanisms, now=now),
         )
     for sender in tier.send_connectors:
         found[sender.source] = _given(
@@ -48,8 +65,10 @@ def details(compilation: Compilation, resources: Mapping[str, Resource], now: fl
         if isinstance(resource, TransportCertificate) and chain is not None:
             found[certificate.source] = _certificate(certificate, resource, chain)
     for source, resource in resources.items():
+        if isinstance(resource, TransportCertificate):
+            found[source] = found.get(source, {}) | _expected(resource, pkcs10.get(source, ""))
         # A disabled resource is in no configuration; its table row still says what it would do.
-        if source not in found and (describe := _DISABLED.get(type(resource))) is not None:
+        if source not in found and source not in refused and (describe := _DISABLED.get(type(resource))) is not None:
             found[source] = describe(resource)
     return found
 
@@ -84,6 +103,12 @@ def _domain_route(domain: config.AcceptedDomain) -> str:
             return "by send connector"
 
 
+def _expected(resource: TransportCertificate, pkcs10: str) -> dict[str, Any]:
+    """Return what a certificate that comes from elsewhere says, whether it has come or not."""
+    fields = {"request": pkcs10[:_TEXT]} if pkcs10 else {}
+    return fields | ({"secretName": issued_name(resource.metadata.name)} if resource.spec.issuer_ref else {})
+
+
 def _certificate(part: config.Certificate, resource: TransportCertificate, chain: bytes) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "thumbprint": part.thumbprint,
@@ -93,7 +118,7 @@ def _certificate(part: config.Certificate, resource: TransportCertificate, chain
         "notAfter": timestamp(part.not_after),
     }
     request = from_resource(resource)
-    if not request.secret or resource.spec.ca is not None:
+    if request.key_source is not KeySource.IMPORTED:
         fields["renewalTime"] = timestamp(renewal_time(part.not_before, part.not_after, request.renew_before))
     try:
         leaf: x509.Certificate = load_chain(chain)[0]

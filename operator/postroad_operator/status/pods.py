@@ -33,6 +33,8 @@ class Answer:
     generations: Mapping[str, int] = field(default_factory=dict)
     error: str = ""
     """Why it serves something else, or why it could not be asked."""
+    thumbprints: frozenset[str] = frozenset()
+    """Of the certificates that all of its workers serve."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,14 @@ class Serving:
             or (was_programmed and self.rolling and not answer.error and answer.generations.get(source) == generation)
             for answer in self.answers
         )
+
+    def shown(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the status fields of a resource, with ``servedBy`` for one that has a thumbprint."""
+        thumbprint = fields.get("thumbprint")
+        if not thumbprint or not self.answers:
+            return fields
+        serve = sum(thumbprint in answer.thumbprints for answer in self.answers)
+        return {**fields, "servedBy": f"{serve}/{len(self.answers)}"}
 
     def first_error(self) -> str:
         """Return one pod's reason for serving something else, with its name; empty if none gave one."""

@@ -79,6 +79,28 @@ def select(
     return Selection(best, True, (EXPIRED_CERTIFICATE,) if best.not_after < now else ())
 
 
+def reason(
+    name: str, certificates: Iterable[Certificate], mechanisms: Collection[AuthMechanism], *, now: float
+) -> str:
+    """Say in one sentence why :func:`select` chose what it chose. The parameters are the same."""
+    if AuthMechanism.TLS not in mechanisms:
+        return "authMechanisms holds no TLS: STARTTLS is not offered"
+    known = list(certificates)
+    best = select(name, known, mechanisms, now=now)
+    if best.certificate is None:
+        return f"no certificate for SMTP holds {name}: STARTTLS is not offered (event {NO_CERTIFICATE})"
+    rivals = [item for item in known if eligible(item, name)]
+    kind = "self-signed" if best.certificate.self_signed else "CA-issued"
+    if len(rivals) == 1:
+        why = f"the only one that holds {name}; {kind}"
+    elif best.certificate.self_signed:
+        why = f"the newest of {len(rivals)} that hold {name}; none is CA-issued"
+    else:
+        issued = sum(not item.self_signed for item in rivals)
+        why = f"the {'newest' if issued > 1 else 'only'} CA-issued one of {len(rivals)} that hold {name}"
+    return f"{why}; expired (event {EXPIRED_CERTIFICATE})" if EXPIRED_CERTIFICATE in best.events else why
+
+
 def _rank(certificate: Certificate) -> tuple[bool, float, float, str, str]:
     # The thumbprint settles what the rules leave open, so that every worker serves the same certificate.
     return (

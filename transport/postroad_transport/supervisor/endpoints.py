@@ -65,6 +65,7 @@ async def _configz(request: web.Request) -> web.Response:
             "lastError": supervisor.last_error,
             "tier": config.tier if config else None,
             "generations": config.generations if config else {},
+            "thumbprints": [certificate.thumbprint for certificate in config.certificates] if config else [],
             "workers": workers,
         }
     )
