@@ -120,7 +120,7 @@ def main() -> None:
                 cuts = quantiles(took, n=1000)
                 print(
                     f"latency: {system.name}, {len(took) / options.seconds:,.0f} messages/s: "
-                    f"p50 {cuts[499] * 1000:.1f} ms, p99 {cuts[989] * 1000:.1f} ms, longest {max(took) * 1000:.0f} ms",
+                    f"p50 {cuts[499] * 1000:.1f} ms, p99 {cuts[989] * 1000:.1f}, longest {max(took) * 1000:.0f}",
                     flush=True,
                 )
                 system.reset()
