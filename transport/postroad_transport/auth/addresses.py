@@ -18,7 +18,7 @@ def addresses(values: Iterable[str]) -> tuple[str, ...]:
     for value in values:
         text = value.strip().lower().removeprefix(_SMTP)
         local, _, domain = text.rpartition("@")
-        if not local or not domain or not text.isprintable() or any(character in " ,:*<>\"" for character in text):
+        if not local or not domain or not text.isprintable() or any(character in ' ,:*<>"' for character in text):
             continue
         found[text] = None
     return tuple(found)

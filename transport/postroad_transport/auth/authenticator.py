@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from postroad_transport.auth.accounts import parse_accounts
-from postroad_transport.auth.exchange import Channel, Exchange, PasswordSource
+from postroad_transport.auth.bearer import PARSERS, BearerExchange
+from postroad_transport.auth.directories import password_sources, token_sources
+from postroad_transport.auth.exchange import Channel, Exchange, TokenSource
 from postroad_transport.auth.password_sources import PasswordSources
 from postroad_transport.auth.plain import Login, Plain
 from postroad_transport.auth.sasl import UNKNOWN_MECHANISM, SaslError
+from postroad_transport.auth.scram import Scram
 from postroad_transport.auth.sources import Lease
 from postroad_transport.config import ReceiveConnector
+from postroad_transport.telemetry.metrics import Metrics
 
 Begin = Callable[[Channel], Exchange]
 """Starts an exchange on a channel."""
@@ -58,7 +63,12 @@ class Authenticator:
         return begin(channel)
 
 
-def build(connector: ReceiveConnector, read_secret: Callable[[str], bytes], lease: Lease) -> Authenticator:
+def build(
+    connector: ReceiveConnector,
+    read_secret: Callable[[str], bytes],
+    lease: Lease,
+    metrics: Metrics | None = None,
+) -> Authenticator:
     """Make the mechanisms of `connector`; which of them a session is offered is up to ``policy.authentication``.
 
     Parameters
@@ -74,9 +84,24 @@ def build(connector: ReceiveConnector, read_secret: Callable[[str], bytes], leas
     config = connector.authentication
     mechanisms: dict[str, Begin] = {}
     accounts = parse_accounts(read_secret(config.accounts_file)) if config.accounts_file else None
-    directories: list[PasswordSource] = []
+    directories = password_sources(config, read_secret, lease, metrics)
+    if accounts is not None and accounts.have_scram_keys:
+        keys = accounts.scram_keys
+        mechanisms["SCRAM-SHA-256-PLUS"] = lambda channel: Scram(keys, channel, plus=True)
+        mechanisms["SCRAM-SHA-256"] = lambda channel: Scram(keys, channel, plus=False)
     if accounts is not None or directories:
         passwords = PasswordSources(accounts, directories)
         mechanisms["PLAIN"] = lambda _: Plain(passwords)
         mechanisms["LOGIN"] = lambda _: Login(passwords)
+    if tokens := token_sources(config, lease, metrics):
+        scopes = config.oauth2.required_scopes if config.oauth2 is not None else ()
+        discovery = config.oauth2.configuration_url if config.oauth2 is not None else ""
+        for name in PARSERS:
+            mechanisms[name] = partial(_begin_bearer, name, tokens, scopes, discovery)
     return Authenticator(mechanisms, problems=accounts.problems if accounts else (), lease=lease)
+
+
+def _begin_bearer(
+    name: str, sources: Sequence[TokenSource], scopes: Sequence[str], configuration_url: str, _: Channel
+) -> Exchange:
+    return BearerExchange(name, sources, scopes=scopes, configuration_url=configuration_url)

@@ -15,6 +15,7 @@ from postroad_transport.auth.accounts import Account, AuthUnavailableError
 from postroad_transport.auth.breaker import Breaker
 from postroad_transport.auth.client_tls import client_context
 from postroad_transport.auth.ldap_session import MAX_NAME, Credentials, ServerFailedError, Session
+from postroad_transport.auth.lookups import Lookups
 from postroad_transport.auth.recent import Recent
 from postroad_transport.config.directories import Ldap, LdapServer
 
@@ -87,6 +88,7 @@ class LdapSource:
         config: Ldap,
         credentials: Credentials,
         *,
+        lookups: Lookups | None = None,
         clock: Callable[[], float] = time.monotonic,
         open_session: Callable[[LdapServer], DirectorySession] | None = None,
     ) -> None:
@@ -101,6 +103,7 @@ class LdapSource:
         opener = open_session or (lambda server: Session(config, server, credentials, context))
         self._config = config
         self._clock = clock
+        self._lookups = lookups or Lookups("ldap")
         self._servers = [_Server(lambda server=server: opener(server)) for server in config.servers]  # type: ignore[misc]
         self._threads = ThreadPoolExecutor(config.connections, "ldap")
         self._pending = 0
@@ -115,7 +118,7 @@ class LdapSource:
         if (known := self._recent.get(username, password)) is not None:
             return known
         begun = self._clock()
-        account = await self._ask(_Check(username, password))
+        account = await self._lookups.run(self._ask(_Check(username, password)))
         if account is None:
             await asyncio.sleep(STEP - (self._clock() - begun) % STEP)
         else:

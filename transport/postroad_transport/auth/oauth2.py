@@ -15,17 +15,19 @@ from postroad_transport.auth.accounts import Account, AuthUnavailableError
 from postroad_transport.auth.client_tls import client_context
 from postroad_transport.auth.json_http import JsonHttp
 from postroad_transport.auth.jwks import KeySet
+from postroad_transport.auth.lookups import Lookups
 from postroad_transport.config.directories import OAuth2
-
-_DISCOVERY = "/.well-known/openid-configuration"
 
 
 class OAuth2Source:
     """Knows whom an issuer's access tokens belong to. Tokens are verified here; only keys are fetched."""
 
-    def __init__(self, config: OAuth2, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, config: OAuth2, *, lookups: Lookups | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._config = config
         self._http = JsonHttp(lambda: client_context(config.ca_bundle), timeout=config.timeout)
+        self._lookups = lookups or Lookups("oauth2")
         self._keys = KeySet(self._fetch, clock=clock)
 
     async def verify_token(self, token: str, username: str) -> Account | None:
@@ -40,22 +42,27 @@ class OAuth2Source:
         if algorithm not in config.algorithms or unverified_claims.get("iss") != config.issuer:
             return None
         key_id = header.get("kid")
-        try:
-            async with asyncio.timeout(config.timeout):
-                keys = await self._keys.keys(key_id if isinstance(key_id, str) else None, algorithm)
-        except TimeoutError as error:
-            raise AuthUnavailableError("the issuer's keys do not come in time") from error
-        for key in keys:
-            verified = self._verify(token, key)
-            if verified is not None:
-                account = claims.account(verified, config)
-                return account if account is not None and claims.is_claimed(username, account) else None
-        return None
+        return await self._lookups.run(
+            self._look_up(token, username, key_id if isinstance(key_id, str) else None, algorithm)
+        )
 
     async def close(self) -> None:
         """Let go of connections and tasks."""
         await self._keys.close()
         await self._http.close()
+
+    async def _look_up(self, token: str, username: str, key_id: str | None, algorithm: str) -> Account | None:
+        try:
+            async with asyncio.timeout(self._config.timeout):
+                keys = await self._keys.keys(key_id, algorithm)
+        except TimeoutError as error:
+            raise AuthUnavailableError("the issuer's keys do not come in time") from error
+        for key in keys:
+            verified = self._verify(token, key)
+            if verified is not None:
+                account = claims.account(verified, self._config)
+                return account if account is not None and claims.is_claimed(username, account) else None
+        return None
 
     def _verify(self, token: str, key: jwt.PyJWK) -> Mapping[str, Any] | None:
         config = self._config
@@ -75,18 +82,13 @@ class OAuth2Source:
     async def _fetch(self) -> Mapping[str, Any]:
         url = self._config.jwks_url
         if not url:
-            document = await self._http.request("GET", configuration_url(self._config.issuer))
+            document = await self._http.request("GET", self._config.configuration_url)
             if document.get("issuer") != self._config.issuer:
                 raise AuthUnavailableError(f"{self._config.issuer} says that it is another issuer")
             url = document.get("jwks_uri", "")
             if not isinstance(url, str) or not is_safe_url(url):
                 raise AuthUnavailableError(f"{self._config.issuer} names no https jwks_uri")
         return await self._http.request("GET", url)
-
-
-def configuration_url(issuer: str) -> str:
-    """Return where an issuer describes itself (OpenID Connect Discovery 1.0 section 4)."""
-    return issuer.rstrip("/") + _DISCOVERY
 
 
 def is_safe_url(url: str) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from postroad_transport.auth.accounts import Account, AuthUnavailableError
+from postroad_transport.auth.lookups import Lookups
 from postroad_transport.auth.oauth2 import peek
 from postroad_transport.auth.recent import Recent
 from postroad_transport.auth.token_review import TokenReviewer
@@ -32,12 +33,14 @@ class ServiceAccountSource:
         config: ServiceAccounts,
         reviewer: TokenReviewer | None,
         *,
+        lookups: Lookups | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._config = config
         self._reviewer = reviewer
         self._wall_clock = wall_clock
+        self._lookups = lookups or Lookups("serviceAccounts")
         self._recent: Recent[str] = Recent(REMEMBER_ENTRIES, clock=clock)
 
     async def verify(self, username: str, password: str) -> Account | None:
@@ -57,18 +60,21 @@ class ServiceAccountSource:
         if username.startswith(PREFIX) and username != claimed["sub"]:
             return None
         user = self._recent.get(token)
-        if user is None:
-            if self._reviewer is None:
-                raise AuthUnavailableError("this process runs in no cluster")
-            user = await self._reviewer.review(token, self._config.audience)
-            remember = min(REMEMBER, claimed["exp"] - now) if user else REMEMBER_REFUSED
-            self._recent.put(user, remember, token)
-        return allowed(user, self._config) if user == claimed["sub"] else None
+        if user is not None:
+            return allowed(user, self._config) if user == claimed["sub"] else None
+        return await self._lookups.run(self._look_up(token, claimed["sub"], claimed["exp"] - now))
 
     async def close(self) -> None:
         """Let go of connections."""
         if self._reviewer is not None:
             await self._reviewer.close()
+
+    async def _look_up(self, token: str, subject: str, lifetime: float) -> Account | None:
+        if self._reviewer is None:
+            raise AuthUnavailableError("this process runs in no cluster")
+        user = await self._reviewer.review(token, self._config.audience)
+        self._recent.put(user, min(REMEMBER, lifetime) if user else REMEMBER_REFUSED, token)
+        return allowed(user, self._config) if user == subject else None
 
 
 def is_candidate(claims: Mapping[str, Any], audience: str, now: float) -> bool:

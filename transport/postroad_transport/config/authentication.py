@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from postroad_transport.config.directories import Ldap, OAuth2, ServiceAccounts
 from postroad_transport.config.part import Part
 
 
@@ -10,16 +11,24 @@ class Authentication(Part, frozen=True, kw_only=True):
 
     accounts_file: str = ""
     """Secret file with htpasswd lines; empty: none."""
+    ldap: Ldap | None = None
+    oauth2: OAuth2 | None = None
+    service_accounts: ServiceAccounts | None = None
 
     @property
     def has_passwords(self) -> bool:
         """Whether some source checks passwords: PLAIN and LOGIN."""
-        return bool(self.accounts_file)
+        return bool(self.accounts_file) or self.ldap is not None or self.service_accounts is not None
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether some source knows bearer tokens: OAUTHBEARER and XOAUTH2."""
+        return self.oauth2 is not None or self.service_accounts is not None
 
     @property
     def has_unlisted(self) -> bool:
         """Whether some source knows accounts that nobody can list beforehand."""
-        return False
+        return self.ldap is not None or self.has_tokens
 
     @property
     def has_source(self) -> bool:

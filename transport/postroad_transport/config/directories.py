@@ -78,6 +78,11 @@ class OAuth2(Part, frozen=True, kw_only=True):
     """PEM of the CAs that the issuer's certificate must chain to; empty: the system's."""
     timeout: float = 5.0
 
+    @property
+    def configuration_url(self) -> str:
+        """Where the issuer describes itself (OpenID Connect Discovery 1.0 section 4); empty: not used."""
+        return "" if self.jwks_url else self.issuer.rstrip("/") + "/.well-known/openid-configuration"
+
 
 class ServiceAccount(Part, frozen=True, kw_only=True):
     """What one service account, or with ``name`` empty every one of a namespace, may send as."""

@@ -28,6 +28,7 @@ from postroad_transport.spool.store import Store
 from postroad_transport.telemetry.events import EventLog
 from postroad_transport.telemetry.metrics import Metrics
 from postroad_transport.tls.direct_trust import TrustContexts, trust_contexts
+from postroad_transport.tls.binding import end_point_of_chain
 from postroad_transport.tls.server import server_context
 
 OnCommitted = Callable[[Envelope, Content], None]
@@ -44,6 +45,7 @@ class PreparedConnector:
         tls_context: SSLContext | None,
         authenticator: Authenticator,
         metrics: Metrics,
+        end_point: bytes | None = None,
         server_trust: TrustContexts | None = None,
     ) -> None:
         config = policy.config
@@ -51,6 +53,7 @@ class PreparedConnector:
         self.config = config
         self.selection = selection
         self.tls_context = tls_context
+        self.end_point = end_point
         self.server_trust = server_trust
         self.authenticator = authenticator
         self.principals = initial_principals(config)
@@ -182,13 +185,14 @@ def prepare(
     for policy in tier.connectors.connectors:
         connector = policy.config
         selection = select(connector.fqdn or config.hostname, config.certificates, connector.auth_mechanisms, now=now)
-        context = None
+        context = end_point = None
         if selection.certificate is not None:
             secrets = directory / SECRETS_DIRECTORY
             context = server_context(
                 secrets / selection.certificate.chain_file, secrets / selection.certificate.key_file
             )
-        authenticator = build(connector, partial(read_secret, directory), sources.lease())
+            end_point = end_point_of_chain(read_secret(directory, selection.certificate.chain_file))
+        authenticator = build(connector, partial(read_secret, directory), sources.lease(), metrics)
         trusts = isinstance(check_anonymous_tls(connector, config, TlsMode.STARTTLS, tls=False), Allow)
         connectors[connector.name] = PreparedConnector(
             policy,
@@ -196,6 +200,7 @@ def prepare(
             tls_context=context,
             authenticator=authenticator,
             metrics=metrics,
+            end_point=end_point,
             server_trust=trust if trusts else None,
         )
     return Serving(

@@ -42,6 +42,19 @@ class Metrics:
         self.authentications = Counter(
             "postroad_authentications", "AUTH attempts.", ["connector", "mechanism", "result"], registry=r
         )
+        self.authentication_lookups = Counter(
+            "postroad_authentication_lookups",
+            "Questions to a source of accounts: ldap, oauth2 or serviceAccounts; result ok, refused or unavailable.",
+            ["source", "result"],
+            registry=r,
+        )
+        self.authentication_lookup_seconds = Histogram(
+            "postroad_authentication_lookup_seconds",
+            "How long a source of accounts takes to answer.",
+            ["source"],
+            buckets=_LATENCY,
+            registry=r,
+        )
         self.tls_handshakes = Counter(
             "postroad_tls_handshakes",
             "TLS handshakes; direction in or out, version such as TLSv1.3, result ok or a reason.",
