@@ -1,16 +1,19 @@
 """Accounts from htpasswd lines: who may log in, and which addresses are theirs.
 
-A line is ``user:hash`` or ``user:hash:address,address``. Blank lines and ``#`` comments are skipped. A bad line
-is left out and named in ``Accounts.problems``; it never takes the other accounts with it.
+A line is ``user:hash`` or ``user:hash:address,address``; a hash that is SCRAM keys holds colons itself. Blank lines
+and ``#`` comments are skipped. A bad line is left out and named in ``Accounts.problems``; it never takes the other
+accounts with it.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 
+from postroad_transport.auth import scram_keys
 from postroad_transport.auth.passwords import (
     AuthUnavailableError,
     HashFormatError,
@@ -18,6 +21,7 @@ from postroad_transport.auth.passwords import (
     check_format,
     decoy,
 )
+from postroad_transport.auth.scram_keys import ScramKeys
 
 __all__ = ["Account", "Accounts", "AuthUnavailableError", "parse_accounts"]
 
@@ -46,6 +50,16 @@ class Accounts:
         self._accounts = dict(accounts)
         self._verifier = verifier
         self._decoy = decoy(_typical(encoded for _, encoded in self._accounts.values()))
+        self._scram = {
+            name: (scram_keys.parse(encoded), account)
+            for name, (account, encoded) in self._accounts.items()
+            if encoded.startswith(scram_keys.SCHEME)
+        }
+        shapes = Counter((keys.iterations, len(keys.salt)) for keys, _ in self._scram.values())
+        self._usual_shape = shapes.most_common(1)[0][0] if shapes else (scram_keys.DEFAULT_ITERATIONS, 16)
+        # The same in every worker, unknown outside, and another one only when the accounts change.
+        hashes = sorted(encoded for _, encoded in self._accounts.values())
+        self._secret = hashlib.sha256("\n".join(hashes).encode()).digest()
         self.problems = problems
 
     def __len__(self) -> int:
@@ -57,6 +71,20 @@ class Accounts:
     def addresses(self) -> dict[str, tuple[str, ...]]:
         """Return the addresses listed for each login name."""
         return {name: account.addresses for name, (account, _) in self._accounts.items()}
+
+    @property
+    def have_scram_keys(self) -> bool:
+        """Whether anybody can log in with SCRAM."""
+        return bool(self._scram)
+
+    def scram_keys(self, username: str) -> tuple[ScramKeys, Account | None]:
+        """Return an account with its SCRAM keys; where there are none, keys that nobody has, always the same."""
+        found = self._scram.get(username)
+        if found is not None:
+            return found
+        iterations, length = self._usual_shape
+        invented = hashlib.shake_256(self._secret + username.encode()).digest(64 + length)
+        return ScramKeys(iterations, invented[64:], invented[:32], invented[32:64]), None
 
     async def verify(self, username: str, password: str) -> Account | None:
         """Return the account if the password is right. An unknown user costs as much as a wrong password.
@@ -114,7 +142,7 @@ def _parse_line(line: bytes) -> tuple[Account, str] | None:
         raise _LineError("expected user:hash")
     if not name or "\0" in name:
         raise _LineError("the user name is empty or holds a NUL")
-    encoded, _, owned = rest.partition(":")
+    encoded, owned = _split_hash(rest)
     try:
         check_format(encoded)
     except HashFormatError as error:
@@ -125,6 +153,14 @@ def _parse_line(line: bytes) -> tuple[Account, str] | None:
         if not (local and at and domain) or " " in address:
             raise _LineError(f"user {name!r}: {address!r} is not an address")
     return Account(name, addresses), encoded
+
+
+def _split_hash(rest: str) -> tuple[str, str]:
+    if not rest.startswith(f"{scram_keys.SCHEME}$"):
+        encoded, _, owned = rest.partition(":")
+        return encoded, owned
+    parts = rest.split(":", 3)
+    return ":".join(parts[:3]), parts[3] if len(parts) > 3 else ""
 
 
 def _typical(hashes: Iterable[str]) -> str:

@@ -9,6 +9,7 @@ from postroad_transport.auth.accounts import parse_accounts
 from postroad_transport.auth.bearer import PARSERS, BearerExchange
 from postroad_transport.auth.directories import password_sources, token_sources
 from postroad_transport.auth.exchange import Channel, Exchange, TokenSource
+from postroad_transport.auth.integrated import integrated_mechanisms
 from postroad_transport.auth.password_sources import PasswordSources
 from postroad_transport.auth.plain import Login, Plain
 from postroad_transport.auth.sasl import UNKNOWN_MECHANISM, SaslError
@@ -82,7 +83,8 @@ def build(
         A secret file cannot be read.
     """
     config = connector.authentication
-    mechanisms: dict[str, Begin] = {}
+    mechanisms: dict[str, Begin]
+    mechanisms, problems = integrated_mechanisms(connector, read_secret, lease)
     accounts = parse_accounts(read_secret(config.accounts_file)) if config.accounts_file else None
     directories = password_sources(config, read_secret, lease, metrics)
     if accounts is not None and accounts.have_scram_keys:
@@ -98,7 +100,8 @@ def build(
         discovery = config.oauth2.configuration_url if config.oauth2 is not None else ""
         for name in PARSERS:
             mechanisms[name] = partial(_begin_bearer, name, tokens, scopes, discovery)
-    return Authenticator(mechanisms, problems=accounts.problems if accounts else (), lease=lease)
+    problems += accounts.problems if accounts else ()
+    return Authenticator(mechanisms, problems=problems, lease=lease)
 
 
 def _begin_bearer(

@@ -19,6 +19,8 @@ import argon2
 import argon2.low_level
 import bcrypt
 
+from postroad_transport.auth import scram_keys
+
 #: How long a password that was right is remembered, in seconds.
 REMEMBER = 60.0
 #: How many right passwords are remembered.
@@ -32,6 +34,7 @@ _MAX_ARGON2_KIB = 1024 * 1024
 _MAX_ARGON2_TIME = 64
 _MAX_BCRYPT_COST = 16
 
+_ACCEPTED = "argon2id, bcrypt or SCRAM-SHA-256 (postroad htpasswd)"
 _BCRYPT = re.compile(r"\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{53}")
 _ARGON2 = re.compile(
     r"(\$argon2id?\$v=19\$m=(\d{1,10}),t=(\d{1,10}),p=(\d{1,8})\$)([A-Za-z0-9+/]{11,86})\$([A-Za-z0-9+/]{16,171})"
@@ -48,7 +51,7 @@ class HashFormatError(ValueError):
 
 
 def check_format(encoded: str) -> str:
-    """Accept an argon2 (RFC 9106, PHC string) or bcrypt hash; return its parameters as a prefix.
+    """Accept an argon2 (RFC 9106, PHC string) or bcrypt hash or SCRAM keys; return its parameters as a prefix.
 
     Raises
     ------
@@ -66,11 +69,16 @@ def check_format(encoded: str) -> str:
         if not 4 <= int(match[1]) <= _MAX_BCRYPT_COST:
             raise HashFormatError("the bcrypt cost must be from 4 to 16")
         return encoded[:7]
+    if encoded.startswith("SCRAM-SHA-256$"):
+        try:
+            return f"SCRAM-SHA-256${scram_keys.parse(encoded).iterations}:"
+        except ValueError as error:
+            raise HashFormatError(str(error)) from None
     if encoded.startswith(("$argon2", "$2")):
         raise HashFormatError("the hash is damaged or of an unsupported version")
-    if encoded.startswith(("$apr1$", "$1$", "{SHA}", "{SSHA}", "{MD5}", "{CRYPT}", "$5$", "$6$")):
-        raise HashFormatError("this hash is too weak or not supported: use argon2id or bcrypt (htpasswd -B)")
-    raise HashFormatError("this is not a password hash: use argon2id or bcrypt (htpasswd -B)")
+    if encoded.startswith(("SCRAM-", "$apr1$", "$1$", "{SHA}", "{SSHA}", "{MD5}", "{CRYPT}", "$5$", "$6$")):
+        raise HashFormatError(f"this hash is too weak or not supported: use {_ACCEPTED}")
+    raise HashFormatError(f"this is not a password hash: use {_ACCEPTED}")
 
 
 def decoy(encoded: str = "") -> str:
@@ -78,6 +86,9 @@ def decoy(encoded: str = "") -> str:
     encoded = encoded or _DEFAULT_ARGON2
     if match := _ARGON2.fullmatch(encoded):
         return f"{match[1]}{_filler(match[5])}${_filler(match[6])}"
+    if encoded.startswith("SCRAM-SHA-256$"):
+        keys = scram_keys.parse(encoded)
+        return str(scram_keys.ScramKeys(keys.iterations, *(secrets.token_bytes(len(part)) for part in keys[1:])))
     return encoded[:7] + "." * 22 + secrets.token_hex(16)[:31]
 
 
@@ -90,6 +101,8 @@ def check_password(encoded: str, password: bytes) -> bool:
         Memory ran out, or the library refuses the hash.
     """
     try:
+        if encoded.startswith("SCRAM-SHA-256$"):
+            return scram_keys.matches(scram_keys.parse(encoded), password)
         if encoded.startswith("$argon2"):
             kind = argon2.Type.ID if encoded.startswith("$argon2id$") else argon2.Type.I
             return argon2.low_level.verify_secret(encoded.encode("ascii"), password, kind)

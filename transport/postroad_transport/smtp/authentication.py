@@ -17,6 +17,7 @@ from postroad_transport.policy.verdict import Refuse
 from postroad_transport.smtp import replies
 from postroad_transport.smtp.content import ContentVerbs
 from postroad_transport.smtp.lines import Flaw
+from postroad_transport.tls.binding import binding
 
 MAX_FAILED_LOGINS = 3
 """Failed attempts on one connection; the connection is closed after the last."""
@@ -65,10 +66,14 @@ class Authentication(ContentVerbs):
 
     def _channel(self) -> Channel:
         tls = self.transport.get_extra_info("ssl_object")
+        if tls is None:
+            return Channel(self.facts.remote_ip)
+        end_point = self.connector.end_point if tls.context is self.connector.tls_context else None
         return Channel(
             remote_ip=self.facts.remote_ip,
-            tls=self.facts.tls,
-            client_certificate=tls.getpeercert(True) if tls is not None else None,
+            tls=True,
+            client_certificate=tls.getpeercert(True),
+            binding=lambda kind: binding(tls, kind, end_point),
         )
 
     async def _exchange(self, exchange: Exchange, name: str, response: bytes | None) -> Accepted | Rejected | None:

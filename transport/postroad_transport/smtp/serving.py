@@ -27,8 +27,8 @@ from postroad_transport.smtp.received import message_id
 from postroad_transport.spool.store import Store
 from postroad_transport.telemetry.events import EventLog
 from postroad_transport.telemetry.metrics import Metrics
-from postroad_transport.tls.direct_trust import TrustContexts, trust_contexts
 from postroad_transport.tls.binding import end_point_of_chain
+from postroad_transport.tls.direct_trust import TrustContexts, trust_contexts
 from postroad_transport.tls.server import server_context
 
 OnCommitted = Callable[[Envelope, Content], None]
