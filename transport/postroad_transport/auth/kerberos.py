@@ -7,11 +7,12 @@ Nothing here asks a KDC: a ticket is checked with the keytab alone.
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import weakref
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from pathlib import Path
 from typing import Any, TypeVar
 
 from postroad_transport.auth.accounts import Account, AuthUnavailableError
@@ -58,16 +59,26 @@ class KerberosService:
     Parameters
     ----------
     keytab
-        The keytab's file.
+        The keytab's content.
     realms
         Realms whose principals are accounts here, named without the realm; those of other realms, trusted or not, are
         nobody. Empty: the realm of the service's own principal.
+
+    Raises
+    ------
+    ConfigError
+        The library is not installed.
     """
 
-    def __init__(self, keytab: Path, realms: Collection[str] = ()) -> None:
-        self._keytab = keytab
+    def __init__(self, keytab: bytes, realms: Collection[str] = ()) -> None:
         self._realms = frozenset(realms)
         self._gssapi = load()
+        # The library reads keytabs from files, for every ticket again: one that a reload takes away must not fail the
+        # sessions that began before.
+        self._keytab = os.memfd_create("keytab")
+        with open(self._keytab, "wb", closefd=False) as file:
+            file.write(keytab)
+        weakref.finalize(self, os.close, self._keytab)
         self._credentials: Any = None
         self._pool = ThreadPoolExecutor(_THREADS, "kerberos")
         self._pending = 0
@@ -103,11 +114,11 @@ class KerberosService:
         gssapi = self._gssapi
         if self._credentials is None:
             # No replay cache: Acceptor takes only what a replay is useless against.
-            store = {b"keytab": b"FILE:" + bytes(self._keytab), b"rcache": b"none:"}
+            store = {b"keytab": f"FILE:/proc/self/fd/{self._keytab}".encode(), b"rcache": b"none:"}
             try:
                 self._credentials = gssapi.Credentials(usage="accept", mechs=[gssapi.MechType.kerberos], store=store)
             except gssapi.exceptions.GSSError as error:
-                raise AuthUnavailableError(f"{self._keytab.name}: cannot be used: {error}") from error
+                raise AuthUnavailableError(f"the keytab cannot be used: {error}") from error
         return Acceptor(gssapi, gssapi.SecurityContext(creds=self._credentials, usage="accept"))
 
     def account(self, client: str, service: str) -> str | None:
@@ -179,10 +190,14 @@ class Acceptor:
 
 
 class Gssapi:
-    """One run of GSSAPI as server (RFC 4752 section 3.2)."""
+    """One run of GSSAPI as server (RFC 4752 section 3.2).
 
-    def __init__(self, service: KerberosService) -> None:
+    ``address_template`` holds ``{account}``: the address of every account; empty: none is known.
+    """
+
+    def __init__(self, service: KerberosService, address_template: str = "") -> None:
         self._service = service
+        self._address_template = address_template
         self._acceptor: Acceptor | None = None
         self._established = False
         self._offered = False
@@ -234,7 +249,8 @@ class Gssapi:
         if chosen[4:] and chosen[4:].decode("utf-8", "replace") not in (account, client):
             # Nobody may act as somebody else.
             return Rejected(client, "authorization_identity")
-        return Accepted(Account(account))
+        address = self._address_template.replace("{account}", account).lower()
+        return Accepted(Account(account, (address,) if address else ()))
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from postroad_transport.config.directories import Ldap, OAuth2, ServiceAccounts
+from postroad_transport.config.integrated import ClientCertificates, Kerberos
 from postroad_transport.config.part import Part
 
 
@@ -14,6 +15,10 @@ class Authentication(Part, frozen=True, kw_only=True):
     ldap: Ldap | None = None
     oauth2: OAuth2 | None = None
     service_accounts: ServiceAccounts | None = None
+    kerberos: Kerberos | None = None
+    nt_hashes_file: str = ""
+    """Secret file with NT hashes of passwords, for NTLM; empty: none."""
+    client_certificates: ClientCertificates | None = None
 
     @property
     def has_passwords(self) -> bool:
@@ -26,9 +31,14 @@ class Authentication(Part, frozen=True, kw_only=True):
         return self.oauth2 is not None or self.service_accounts is not None
 
     @property
+    def has_integrated(self) -> bool:
+        """Whether ``Integrated`` has anything to offer: NTLM or GSSAPI."""
+        return self.kerberos is not None or bool(self.nt_hashes_file)
+
+    @property
     def has_unlisted(self) -> bool:
         """Whether some source knows accounts that nobody can list beforehand."""
-        return self.ldap is not None or self.has_tokens
+        return self.ldap is not None or self.has_tokens or self.has_integrated or self.client_certificates is not None
 
     @property
     def has_source(self) -> bool:

@@ -1,0 +1,45 @@
+"""The mechanisms of ``Integrated`` (spec.md 2.1): NTLM and GSSAPI, each where it has accounts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from postroad_transport.auth.exchange import Channel, Exchange
+from postroad_transport.auth.sources import Lease
+from postroad_transport.config import AuthMechanism, ReceiveConnector
+from postroad_transport.config.files import ConfigError
+
+
+def integrated_mechanisms(
+    connector: ReceiveConnector, read_secret: Callable[[str], bytes], lease: Lease
+) -> tuple[dict[str, Callable[[Channel], Exchange]], tuple[str, ...]]:
+    """Return the mechanisms by name in the order in which EHLO lists them, and what cannot be used of their accounts.
+
+    Raises
+    ------
+    ConfigError
+        A secret file cannot be read. A missing library for Kerberos is only a problem: the rest is served.
+    """
+    mechanisms: dict[str, Callable[[Channel], Exchange]] = {}
+    problems: tuple[str, ...] = ()
+    config = connector.authentication
+    if AuthMechanism.INTEGRATED not in connector.auth_mechanisms:
+        return mechanisms, problems
+    if config.nt_hashes_file:
+        from postroad_transport.auth.ntlm import Ntlm, parse_nt_accounts
+
+        hashes = parse_nt_accounts(read_secret(config.nt_hashes_file))
+        problems = hashes.problems
+        mechanisms["NTLM"] = lambda channel: Ntlm(hashes, channel, connector.fqdn)
+    if kerberos := config.kerberos:
+        from postroad_transport.auth.kerberos import Gssapi, KerberosService, load
+
+        try:
+            load()
+        except ConfigError as error:
+            return mechanisms, (*problems, str(error))
+        service = lease.use(
+            ("kerberos", kerberos), lambda: KerberosService(read_secret(kerberos.keytab_file), kerberos.realms)
+        )
+        mechanisms["GSSAPI"] = lambda _: Gssapi(service, kerberos.address_template)
+    return mechanisms, problems
