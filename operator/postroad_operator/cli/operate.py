@@ -46,6 +46,15 @@ def _owner(_context: click.Context, _parameter: click.Parameter, value: str) -> 
 @click.option("--port", default=9926, show_default=True, type=click.IntRange(0, 65535), help="Their port; 0: any.")
 @click.option("--lease-duration", default=12.0, show_default=True, type=click.FloatRange(2.0, 30.0),
               help="Seconds until a standby takes over from a leader that says nothing.")  # fmt: skip
+@click.option("--webhook-port", type=click.IntRange(0, 65535), default=None,
+              help="Serve the validating admission webhook on this port; 0: any.  [default: not at all]")  # fmt: skip
+@click.option("--webhook-host", "webhook_hosts", multiple=True,
+              help="Name that the API server dials the webhook by: SERVICE.NAMESPACE.svc. Repeatable.")  # fmt: skip
+@click.option("--webhook-secret", default="postroad-webhook", show_default=True,
+              help="Secret with the webhook's certificate.")  # fmt: skip
+@click.option("--webhook-configuration", default="",
+              help="ValidatingWebhookConfiguration to write the authority into; the certificate is then made and"
+              " renewed here. Without it the Secret is somebody else's (cert-manager's).")  # fmt: skip
 @click.option("--verbose", is_flag=True, help="Log what kopf does, too.")
 def operator(
     namespace: str,
@@ -55,16 +64,23 @@ def operator(
     address: str,
     port: int,
     lease_duration: float,
+    webhook_port: int | None,
+    webhook_hosts: tuple[str, ...],
+    webhook_secret: str,
+    webhook_configuration: str,
     verbose: bool,
     **tier: Any,
 ) -> None:
     """Watch the resources of a cluster, publish what they compile to, and say how far it has come."""
     try:
+        from postroad_operator.handlers.admission import WebhookSettings
         from postroad_operator.handlers.service import NoClusterError, OperatorSettings, operate
     except ImportError as error:
         raise click.ClickException(f"{error.name} is missing: install postroad[operator]") from error
     from dataclasses import replace
 
+    if webhook_configuration and not webhook_hosts:
+        raise click.UsageError("--webhook-configuration needs --webhook-host: the names that the certificate is for")
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
@@ -78,6 +94,9 @@ def operator(
         address=address,
         port=port,
         lease_duration=lease_duration,
+        webhook=None
+        if webhook_port is None
+        else WebhookSettings(webhook_port, webhook_hosts, webhook_secret, webhook_configuration),
     )
     try:
         asyncio.run(operate(options))

@@ -15,6 +15,7 @@ from typing import Any
 
 import kopf
 
+from postroad_operator.handlers.index import Index
 from postroad_operator.publish import Identity
 from postroad_operator.resources import GROUP, KINDS, VERSION, Ignored, Invalid, Resource, labels, parse
 from postroad_operator.status import Pod, pod_of
@@ -58,6 +59,8 @@ class Cluster:
         self.last_heard = time.monotonic()
         self.seen: dict[tuple[str, int], float] = {}
         """When a generation of a resource was first seen (monotonic), until it is programmed."""
+        self.index: Index | None = None
+        """What reviews look at; None while nobody asks for reviews."""
         self._namespace = namespace
         self._lease = lease
         self._objects: dict[str, dict[Identity, Watched]] = {kind: {} for kind in (*INPUTS, "Pod")}
@@ -89,9 +92,21 @@ class Cluster:
             else:
                 kept[watched.identity] = watched
                 self._time(kind, watched)
+            if self.index is not None:
+                self._show(self.index, kind, watched, gone=type == "DELETED")
             self.changed.set()
 
         kopf.on.event(group, version, plural, registry=registry, id=plural)(noticed)
+
+    def _show(self, index: Index, kind: str, watched: Watched, *, gone: bool) -> None:
+        """Keep what reviews look at up to date."""
+        if watched.document is not None:
+            if kind == "ConfigMap" and not gone:
+                index.publish(watched.identity.name, watched.version, watched.document)
+        elif gone:
+            index.drop(f"{kind}/{watched.identity.namespace}/{watched.identity.name}")
+        elif watched.parsed is not None:
+            index.put(watched.parsed)
 
     def _time(self, kind: str, watched: Watched) -> None:
         if kind in KINDS and watched.parsed is not None:
@@ -107,6 +122,12 @@ class Cluster:
     def forget(self, gone: set[Identity]) -> None:
         """Leave these objects out from now on."""
         self._gone |= {identity.uid for identity in gone}
+        if self.index is not None:
+            for kind in INPUTS:
+                alive = {identity[:2] for identity in self.identities(kind)}
+                for identity in gone & self._objects[kind].keys():
+                    if identity[:2] not in alive:
+                        self.index.drop(f"{kind}/{identity.namespace}/{identity.name}")
 
     def view(self) -> View:
         """Return everything as it is now."""

@@ -11,6 +11,7 @@ from postroad_operator.compile import Verdict
 from postroad_operator.resources import KINDS
 
 _COMPILE = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_REVIEW = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 _PROGRAMMED = (0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 30, 60, 120, 300)
 
 
@@ -42,6 +43,18 @@ class OperatorMetrics:
             "postroad_operator_pods", "Ready transport pods, by whether they serve what is published.",
             ["tier", "current"], registry=r,
         )  # fmt: skip
+        self.reviews = Counter(
+            "postroad_operator_reviews",
+            "Changes that the API server asked about, by kind and answer.",
+            ["kind", "verdict"],
+            registry=r,
+        )
+        self.review_seconds = Histogram(
+            "postroad_operator_review_seconds", "Seconds a review took.", registry=r, buckets=_REVIEW
+        )
+        self.events = Counter(
+            "postroad_operator_events", "Events, by whether they were posted.", ["outcome"], registry=r
+        )
         self.leader = Gauge("postroad_operator_leader", "1 while this replica writes.", registry=r)
         self.watch_age = Gauge(
             "postroad_operator_watch_age_seconds", "Seconds since the watch delivered anything.", registry=r

@@ -8,12 +8,14 @@ import logging
 import os
 import socket
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import kopf
 
 from postroad_operator.compile import TierSettings
+from postroad_operator.handlers.admission import WebhookSettings, index_for, webhook
 from postroad_operator.handlers.ask import PodClient
 from postroad_operator.handlers.cluster import INPUTS, Cluster
 from postroad_operator.handlers.health import endpoints
@@ -44,6 +46,7 @@ class OperatorSettings:
     port: int = 9926
     lease_duration: float = 12.0
     """Seconds until a standby takes over from a leader that says nothing."""
+    webhook: WebhookSettings | None = None
 
 
 class NoClusterError(Exception):
@@ -114,13 +117,29 @@ async def _operate(options: OperatorSettings, api: KubernetesApi, pods: PodClien
         watch_namespace=None if options.all_namespaces else namespace,
         owner=await _owner(api, namespace, options.owner),
     )
-    async with endpoints(options.address, options.port, cluster, metrics, lambda: election.leading) as port:
+    async with contextlib.AsyncExitStack() as stack:
+        port = await stack.enter_async_context(
+            endpoints(options.address, options.port, cluster, metrics, lambda: election.leading)
+        )
         _log.info("endpoints on port %d", port)
+        clients = [api]
+        if options.webhook is not None:
+            reviewing = webhook(
+                options.webhook,
+                address=options.address,
+                namespace=namespace,
+                index=index_for(cluster, options.settings),
+                api=api,
+                connect=lambda: KubernetesApi(log_in()),
+                metrics=metrics,
+                leading=lambda: election.leading,
+            )
+            clients.append(await stack.enter_async_context(reviewing))
         await _wait_for_kinds(api, reconciler.watch_namespace)
         background = [
             asyncio.create_task(election.run(), name="election"),
             asyncio.create_task(_lead(reconciler, leading), name="reconciler"),
-            asyncio.create_task(_log_in_again(api), name="credentials"),
+            asyncio.create_task(_log_in_again(clients), name="credentials"),
         ]
         # On its way out kopf waits for tasks that were made after its start, then ends them; these were made before.
         watching = asyncio.create_task(
@@ -168,11 +187,13 @@ async def _lead(reconciler: Reconciler, leading: asyncio.Event) -> None:
         await asyncio.sleep(0.5)
 
 
-async def _log_in_again(api: KubernetesApi) -> None:
+async def _log_in_again(clients: Sequence[KubernetesApi]) -> None:
     while True:
         await asyncio.sleep(_LOGIN)
         try:
-            api.renew(log_in())
+            connection = log_in()
+            for client in clients:
+                client.renew(connection)
         except NoClusterError as error:
             _log.warning("%s", error)
 

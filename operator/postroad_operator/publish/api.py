@@ -22,6 +22,8 @@ _PLURALS = {kind: (API_VERSION, f"{kind.lower()}s") for kind in KINDS} | {
     "Certificate": ("cert-manager.io/v1", "certificates"),
     "Lease": ("coordination.k8s.io/v1", "leases"),
     "Deployment": ("apps/v1", "deployments"),
+    "Event": ("events.k8s.io/v1", "events"),
+    "ValidatingWebhookConfiguration": ("admissionregistration.k8s.io/v1", "validatingwebhookconfigurations"),
     "StatefulSet": ("apps/v1", "statefulsets"),
     "CustomResourceDefinition": ("apiextensions.k8s.io/v1", "customresourcedefinitions"),
 }
@@ -89,7 +91,7 @@ class KubernetesApi:
     async def apply(self, document: dict[str, Any], *, subresource: str = "") -> dict[str, Any]:
         """Server-side apply, taking over fields that others set. Raises ApiError."""
         metadata = document["metadata"]
-        path = _path(document["kind"], metadata["namespace"], metadata["name"])
+        path = _path(document["kind"], metadata.get("namespace"), metadata["name"])
         query = {"fieldManager": FIELD_MANAGER, "force": "true"}
         suffix = f"/{subresource}" if subresource else ""
         return await self._request("PATCH", path + suffix, query, document, {"Content-Type": _APPLY})

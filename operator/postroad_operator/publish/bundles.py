@@ -17,10 +17,11 @@ class SecretBundles:
     """A certificate store over one Secret: read whole, changed in memory, written whole if it changed.
 
     The write names the version that was read, so two writers can never both make a CA: the second is refused and
-    has to read again.
+    has to read again. ``name`` is that of the Secret, where it is not the one of the tier's certificates.
     """
 
-    def __init__(self, tier: str, namespace: str, observed: dict[str, Any] | None) -> None:
+    def __init__(self, tier: str, namespace: str, observed: dict[str, Any] | None, *, name: str = "") -> None:
+        self._name = name or certificates_name(tier)
         self._tier = tier
         self._namespace = namespace
         self._observed = observed
@@ -66,9 +67,9 @@ class SecretBundles:
         if not self._changed:
             return False
         metadata: dict[str, Any] = {
-            "name": certificates_name(self._tier),
+            "name": self._name,
             "namespace": self._namespace,
-            "labels": {**MANAGED_BY, TIER: self._tier},
+            "labels": {**MANAGED_BY, **({TIER: self._tier} if self._tier else {})},
         }
         data = {f"{name}{_SUFFIX}": base64.b64encode(value).decode() for name, value in sorted(self._bundles.items())}
         document = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "Opaque", "data": data}

@@ -1,0 +1,77 @@
+"""What reviews look at: filled as events come, read from the webhook's thread."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import gzip
+import threading
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+
+from postroad_operator.admission import World
+from postroad_operator.compile import IssuedCertificate, Neighbourhood, TierSettings
+from postroad_operator.publish import object_name
+from postroad_operator.resources import Invalid, Resource
+from postroad_transport.config import Certificate
+from postroad_transport.config.files import CONFIG_FILE
+
+
+class _Certificates(msgspec.Struct, rename="camel"):
+    """The part of a published configuration that a review looks at."""
+
+    certificates: tuple[Certificate, ...] = ()
+
+
+class Index:
+    """The neighbourhood of every resource, and the certificates that are published."""
+
+    def __init__(self, settings: TierSettings) -> None:
+        self._settings = settings
+        self._neighbours = Neighbourhood(settings.hostname)
+        self._published: dict[str, tuple[str, Mapping[str, Any]]] = {}
+        self._decoded: dict[str, tuple[str, dict[str, IssuedCertificate]]] = {}
+        self._lock = threading.Lock()
+
+    def put(self, item: Resource | Invalid) -> None:
+        """Take in an object as it was last seen."""
+        with self._lock:
+            self._neighbours.put(item)
+
+    def drop(self, source: str) -> None:
+        """Leave an object out from now on."""
+        with self._lock:
+            self._neighbours.drop(source)
+
+    def publish(self, name: str, version: str, document: Mapping[str, Any]) -> None:
+        """Take in one of the operator's own ConfigMaps."""
+        with self._lock:
+            self._published[name] = version, document
+
+    @contextmanager
+    def world(self, tier: str) -> Iterator[World]:
+        """Hold everything still, and yield it as it is now."""
+        with self._lock:
+            yield World(replace(self._settings, tier=tier), self._neighbours, self._certificates(object_name(tier)))
+
+    def _certificates(self, name: str) -> dict[str, IssuedCertificate]:
+        version, document = self._published.get(name, ("", {}))
+        known, certificates = self._decoded.get(name, ("", {}))
+        if known != version:
+            certificates = {item.source: IssuedCertificate(item, {}) for item in _decode(document)}
+            self._decoded[name] = version, certificates
+        return certificates
+
+
+def _decode(document: Mapping[str, Any]) -> tuple[Certificate, ...]:
+    """Return the certificates in a ConfigMap of ours; none where somebody has made something else of it."""
+    try:
+        content = gzip.decompress(base64.b64decode(document["binaryData"][CONFIG_FILE]))
+        return msgspec.json.decode(content, type=_Certificates).certificates
+    except (KeyError, TypeError, OSError, EOFError, zlib.error, binascii.Error, msgspec.MsgspecError):
+        return ()
