@@ -17,6 +17,15 @@ def document(kind: str, spec: object, **metadata: object) -> dict[str, Any]:
     return {"apiVersion": API_VERSION, "kind": kind, "metadata": {"name": "x", **metadata}, "spec": spec}
 
 
+LDAP: dict[str, Any] = {"urls": ["ldap://a.example"], "baseDN": "dc=example"}
+OAUTH2: dict[str, Any] = {"issuer": "https://id.example", "audiences": ["mail"]}
+ACCOUNTS: dict[str, Any] = {"audience": "mail", "allow": [{"namespace": "shop", "addresses": ["*@a.example"]}]}
+
+
+def authentication(**sources: Any) -> dict[str, Any]:
+    return RECEIVE | {"authentication": sources}
+
+
 SOUND: list[tuple[str, dict[str, Any]]] = [
     ("ReceiveConnector", RECEIVE),
     ("ReceiveConnector", RECEIVE | {"authMechanisms": ["TLS", "BasicAuthRequireTLS"], "requireTLS": True}),
@@ -24,6 +33,9 @@ SOUND: list[tuple[str, dict[str, Any]]] = [
     ("ReceiveConnector", RECEIVE | {"authMechanisms": ["ExternalAuthoritative"], "remoteIPRanges": ["10.1.0.0/16"]}),
     ("ReceiveConnector", RECEIVE | {"bindings": [{"port": 0}, {"port": 0}], "limits": {"messageSize": 1024}}),
     ("ReceiveConnector", RECEIVE | {"grants": [{"principal": "user:a@b", "permissions": ["SMTP-Submit"]}]}),
+    ("ReceiveConnector", authentication(ldap=LDAP, oauth2=OAUTH2, serviceAccounts=ACCOUNTS)),
+    ("ReceiveConnector", authentication(ldap=LDAP | {"urls": ["ldaps://[::1]:1636/"], "filter": "(uid={local})"})),
+    ("ReceiveConnector", authentication(oauth2=OAUTH2 | {"issuer": "http://127.0.0.1:8080/realms/mail"})),
     ("SendConnector", SEND),
     ("SendConnector", SEND | {"domainSecure": True, "tlsAuthLevel": "DomainValidation", "tlsDomain": "a.example"}),
     ("SendConnector", HOSTS | {"smartHostAuthMechanism": "BasicAuth", "authSecretRef": {"name": "s"}}),
@@ -79,6 +91,28 @@ BROKEN: list[tuple[str, dict[str, Any], str]] = [
         "ReceiveConnector",
         RECEIVE | {"grants": [{"principal": "Anonymous", "permissions": ["Send-Exch50"]}]},
         "spec.grants[0].permissions[0]: must be one of",
+    ),
+    ("ReceiveConnector", authentication(ldap={"urls": ["ldap://a.example"]}), "baseDN: this field is required"),
+    ("ReceiveConnector", authentication(ldap=LDAP | {"urls": ["http://a.example"]}), "ldap.urls[0]: write ldap://"),
+    (
+        "ReceiveConnector",
+        authentication(ldap=LDAP | {"urls": ["ldap://a:b@c.example"]}),
+        "ldap.urls[0]: write ldap://",
+    ),
+    ("ReceiveConnector", authentication(ldap=LDAP | {"bindDN": "cn=x"}), "bindDN and bindPasswordSecretRef"),
+    ("ReceiveConnector", authentication(ldap=LDAP | {"filter": "(uid=x)"}), "ldap.filter: must ask for {user}"),
+    ("ReceiveConnector", authentication(ldap=LDAP | {"connections": 0}), "ldap.connections"),
+    ("ReceiveConnector", authentication(oauth2=OAUTH2 | {"issuer": "http://id.example"}), "write an https URL"),
+    ("ReceiveConnector", authentication(oauth2=OAUTH2 | {"algorithms": ["HS256"]}), "oauth2.algorithms[0]"),
+    ("ReceiveConnector", authentication(oauth2=OAUTH2 | {"algorithms": ["none"]}), "oauth2.algorithms[0]"),
+    ("ReceiveConnector", authentication(oauth2=OAUTH2 | {"audiences": []}), "oauth2.audiences"),
+    ("ReceiveConnector", authentication(oauth2=OAUTH2 | {"addressesClaim": ""}), "give addressesClaim"),
+    ("ReceiveConnector", authentication(oauth2=OAUTH2 | {"addressTemplate": "a@b"}), "oauth2.addressTemplate"),
+    ("ReceiveConnector", authentication(serviceAccounts=ACCOUNTS | {"allow": []}), "serviceAccounts.allow"),
+    (
+        "ReceiveConnector",
+        authentication(serviceAccounts=ACCOUNTS | {"allow": [{"namespace": "a", "addresses": ["b"]}]}),
+        "serviceAccounts.allow[0].addresses[0]: write an address",
     ),
     ("SendConnector", SEND | {"drop": {}}, "exactly one of dns, smartHosts, lmtp and drop"),
     ("SendConnector", {"addressSpaces": [{"domain": "*"}]}, "exactly one of dns, smartHosts, lmtp and drop"),

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from ipaddress import IPv6Network
 
 from postroad_operator.compile import unsupported
-from postroad_operator.compile.accounts import check_htpasswd
+from postroad_operator.compile.authentication import compile_authentication
 from postroad_operator.compile.names import part_name
+from postroad_operator.compile.partners import secure_domains, tls_trust
 from postroad_operator.compile.references import References
 from postroad_operator.compile.snapshot import TierSettings
 from postroad_operator.compile.verdict import Compiled, Reason, RefusedError
@@ -16,7 +17,6 @@ from postroad_operator.resources.receive_connector import Extensions, ReceiveCon
 from postroad_operator.resources.scalars import ascii_domain, networks, octets, seconds
 from postroad_transport import config
 from postroad_transport.config import AuthMechanism, Grant, Permission, TlsMode, Usage
-from postroad_transport.config.files import secret_name
 from postroad_transport.policy import groups
 from postroad_transport.policy.relay import open_relay_grants
 
@@ -48,13 +48,7 @@ def compile_receive_connector(
     chosen = mechanisms(spec)
     grants = _grants(spec, settings, warnings)
     files: dict[str, bytes] = {}
-    accounts_file = ""
-    if spec.authentication and (reference := spec.authentication.htpasswd_secret_ref):
-        field = "spec.authentication.htpasswdSecretRef"
-        content = references.secret(resource.metadata.namespace, reference.name, reference.key, field)
-        warnings += check_htpasswd(content, field)
-        accounts_file = secret_name("accounts", resource.metadata.name, content, "htpasswd")
-        files[accounts_file] = content
+    authentication = compile_authentication(resource, references, files, warnings)
     part = config.ReceiveConnector(
         name=part_name(resource, settings),
         source=resource.source,
@@ -75,8 +69,9 @@ def compile_receive_connector(
         auth_mechanisms=chosen,
         grants=grants,
         require_tls=spec.require_tls,
-        domain_secure=spec.domain_secure,
-        authentication=config.Authentication(accounts_file=accounts_file),
+        secure_domains=secure_domains(resource, warnings),
+        tls_trust=tls_trust(resource, references),
+        authentication=authentication,
         limits=_limits(spec),
         extensions=_extensions(spec.extensions),
         protocol_logging=spec.protocol_logging,
@@ -167,9 +162,12 @@ def _surprises(part: config.ReceiveConnector) -> list[str]:
     warnings = []
     offered = set(part.auth_mechanisms)
     if offered & _BASIC and not part.authentication.has_source:
-        warnings.append("spec.authentication: nobody can log in: give htpasswdSecretRef")
-    if part.authentication.has_passwords and not offered & _BASIC:
+        warnings.append("spec.authentication: nobody can log in: give htpasswdSecretRef, ldap or oauth2")
+    if (part.authentication.has_passwords or part.authentication.has_tokens) and not offered & _BASIC:
         warnings.append("spec.authentication: AUTH is not offered: add BasicAuthRequireTLS to authMechanisms")
+    tls_ports = any(binding.tls is not TlsMode.OFF for binding in part.bindings)
+    if part.authentication.has_tokens and not (tls_ports and AuthMechanism.TLS in offered):
+        warnings.append("spec.authentication: tokens are taken after TLS only: add TLS to authMechanisms")
     in_clear = any(binding.tls is not TlsMode.IMPLICIT for binding in part.bindings) and not part.require_tls
     if AuthMechanism.BASIC_AUTH in offered and in_clear:
         warnings.append(

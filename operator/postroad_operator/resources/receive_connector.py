@@ -7,7 +7,10 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from postroad_operator.resources.base import KeyReference, Model, Resource, Status
+from postroad_operator.resources.directories import Ldap, OAuth2, ServiceAccounts
 from postroad_operator.resources.grants import ReceiveGrant
+from postroad_operator.resources.integrated import ClientCertificates, Kerberos
+from postroad_operator.resources.partners import DomainSecurity, TlsTrust
 from postroad_operator.resources.rules import Rule
 from postroad_operator.resources.scalars import (
     CIDR,
@@ -64,6 +67,18 @@ class Authentication(Model):
 
     htpasswd_secret_ref: KeyReference | None = None
     """Secret key with one account a line: user:hash, or user:hash:address,address. Hashes: argon2 or bcrypt."""
+    ldap: Ldap | None = None
+    """A directory that checks passwords (PLAIN and LOGIN) of users that the htpasswd lines do not name."""
+    oauth2: OAuth2 | None = None
+    """An issuer whose access tokens are taken (OAUTHBEARER and XOAUTH2)."""
+    service_accounts: ServiceAccounts | None = None
+    """Kubernetes service accounts that log in with their token (OAUTHBEARER, XOAUTH2, PLAIN and LOGIN)."""
+    kerberos: Kerberos | None = None
+    """Kerberos realms whose users log in with a ticket (GSSAPI, with Integrated)."""
+    ntlm_secret_ref: KeyReference | None = None
+    """Secret key with one account a line: user:NTHASH, or user:NTHASH:address,address (NTLM, with Integrated)."""
+    client_certificates: ClientCertificates | None = None
+    """Client certificates that log in as their account (EXTERNAL, with TLS)."""
 
 
 class Limits(Model):
@@ -204,7 +219,11 @@ class ReceiveConnectorSpec(Model):
     require_tls: StrictBool = Field(default=False, alias="requireTLS")
     """Refuse MAIL before TLS."""
     domain_secure: StrictBool = False
-    """Ask for client certificates of domains whose AcceptedDomain turns domainSecurity.receive on."""
+    """Ask clients for certificates, and take mail from the domains in domainSecurity over mutual TLS only."""
+    domain_security: DomainSecurity | None = None
+    """Senders' domains that a valid client certificate is needed for. Without one: a temporary refusal."""
+    tls_trust: TlsTrust = TlsTrust()
+    """Whose client certificates domain security believes."""
     authentication: Authentication | None = None
     """Accounts that may log in here."""
     limits: Limits = Limits()
