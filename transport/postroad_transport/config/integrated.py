@@ -1,4 +1,4 @@
-"""Accounts that prove themselves without a password on the wire: Kerberos, NTLM, client certificates (spec.md 2.1)."""
+"""Accounts that prove themselves without a password: by Kerberos, NTLM, or a client certificate (spec.md 2.1)."""
 
 from __future__ import annotations
 

@@ -1,0 +1,159 @@
+"""Kerberos, NTLM and client certificates: their secrets looked over, so that a mistake is told of at once."""
+
+from __future__ import annotations
+
+import re
+
+from cryptography import x509
+
+from postroad_operator.compile.keytab import KeytabError, read_keytab
+from postroad_operator.compile.references import References
+from postroad_operator.compile.verdict import Reason, RefusedError
+from postroad_operator.resources.base import KeyReference
+from postroad_operator.resources.integrated import CertificateAccount, ClientCertificates, Kerberos
+from postroad_transport import config
+from postroad_transport.config import AuthMechanism, CertificateField
+from postroad_transport.config.files import secret_name
+
+_FIELD = "spec.authentication"
+_NT_HASH = re.compile(r"[0-9A-Fa-f]{32}")
+#: Encryption types (RFC 3961, RFC 8009) by number that are worth having: AES and Camellia.
+_STRONG = frozenset({17, 18, 19, 20, 25, 26})
+_CERTIFICATE_FIELDS = {
+    "email": CertificateField.EMAIL,
+    "dns_name": CertificateField.DNS_NAME,
+    "common_name": CertificateField.COMMON_NAME,
+    "thumbprint": CertificateField.THUMBPRINT,
+}
+
+
+def compile_kerberos(
+    spec: Kerberos, namespace: str, name: str, references: References, files: dict[str, bytes], warnings: list[str]
+) -> config.Kerberos:
+    """Compile Kerberos of the connector called `name`.
+
+    Raises
+    ------
+    RefusedError
+        There is no keytab, or none with a key of ``smtp/``.
+    """
+    reference, field = spec.keytab_secret_ref, f"{_FIELD}.kerberos.keytabSecretRef"
+    content = references.secret(namespace, reference.name, reference.key, field)
+    try:
+        keys = read_keytab(content)
+    except KeytabError as error:
+        raise RefusedError(Reason.INVALID_REF, f"{field}: {error}: make it with kadmin, ktutil or ktpass") from error
+    own = [key for key in keys if key.principal.lower().startswith("smtp/")]
+    if not own:
+        found = ", ".join(sorted({f"{key.principal}@{key.realm}" for key in keys})[:5]) or "no key"
+        raise RefusedError(
+            Reason.INVALID_REF,
+            f"{field}: holds {found}, but nothing of smtp/: add keys of smtp/ and the name that clients dial",
+        )
+    if not any(key.encryption_type in _STRONG for key in own):
+        warnings.append(f"{field}: the keys of smtp/ are all of weak types, which are not taken: add one of AES")
+    file = secret_name("keytab", name, content, "keytab")
+    files[file] = content
+    return config.Kerberos(keytab_file=file, realms=tuple(spec.realms), address_template=spec.address_template or "")
+
+
+def compile_nt_hashes(
+    reference: KeyReference,
+    namespace: str,
+    name: str,
+    references: References,
+    files: dict[str, bytes],
+    warnings: list[str],
+) -> str:
+    """Return the secret file with the NT hashes.
+
+    Raises
+    ------
+    RefusedError
+        There is no such Secret, or it holds no usable line.
+    """
+    field = f"{_FIELD}.ntlmSecretRef"
+    content = references.secret(namespace, reference.name, reference.key, field)
+    warnings += _check_nt_hashes(content, field)
+    file = secret_name("nthashes", name, content, "txt")
+    files[file] = content
+    return file
+
+
+def compile_client_certificates(
+    spec: ClientCertificates, namespace: str, references: References
+) -> config.ClientCertificates:
+    """Compile the accounts of client certificates.
+
+    Raises
+    ------
+    RefusedError
+        There are no CA certificates.
+    """
+    reference, field = spec.ca_bundle_config_map_ref, f"{_FIELD}.clientCertificates.caBundleConfigMapRef"
+    bundle = references.config_map(namespace, reference.name, reference.key, field)
+    try:
+        found = x509.load_pem_x509_certificates(bundle.encode())
+    except ValueError:
+        found = []
+    if not found:
+        raise RefusedError(Reason.INVALID_REF, f"{field}: holds no PEM certificates, or a damaged one")
+    return config.ClientCertificates(
+        ca_bundle=bundle,
+        account_from=tuple(CertificateField(item) for item in spec.account_from),
+        accounts=tuple(_account(entry) for entry in spec.accounts),
+    )
+
+
+def surprises(part: config.ReceiveConnector) -> list[str]:
+    """Return what of these will work as written but not as its author may expect."""
+    warnings, accounts = [], part.authentication
+    offered = AuthMechanism.INTEGRATED in part.auth_mechanisms
+    if offered and not accounts.has_integrated:
+        warnings.append(
+            "spec.authMechanisms: Integrated offers nothing: give authentication.kerberos or ntlmSecretRef"
+        )
+    if accounts.has_integrated and not offered:
+        warnings.append(f"{_FIELD}: NTLM and GSSAPI are not offered: add Integrated to authMechanisms")
+    if offered and accounts.nt_hashes_file and not part.require_tls:
+        warnings.append(
+            f"{_FIELD}.ntlmSecretRef: whoever listens to NTLM in clear can guess passwords at leisure: set requireTLS"
+        )
+    tls = AuthMechanism.TLS in part.auth_mechanisms
+    if accounts.client_certificates is not None and not (
+        tls and any(binding.tls is not config.TlsMode.OFF for binding in part.bindings)
+    ):
+        warnings.append(f"{_FIELD}.clientCertificates: none is asked for without TLS: add TLS to authMechanisms")
+    return warnings
+
+
+def _check_nt_hashes(content: bytes, field: str) -> list[str]:
+    """Return a warning for each line that cannot be used; hashes are never quoted."""
+    warnings: list[str] = []
+    users: set[str] = set()
+    for number, line in enumerate(content.decode("utf-8", "replace").splitlines(), 1):
+        text = line.strip()
+        if not text or text.startswith("#"):
+            continue
+        user, *rest = text.split(":")
+        encoded = rest[2] if len(rest) >= 4 and _NT_HASH.fullmatch(rest[2]) else rest[0] if rest else ""
+        if not user or not _NT_HASH.fullmatch(encoded):
+            warnings.append(f"{field}: line {number} is passed over: not user:NTHASH")
+        elif user.casefold() in users:
+            warnings.append(f"{field}: line {number} is passed over: the user {user} stands twice")
+        else:
+            users.add(user.casefold())
+    if not users:
+        raise RefusedError(Reason.INVALID_REF, f"{field}: holds no usable account: write lines such as alice:NTHASH")
+    return warnings
+
+
+def _account(entry: CertificateAccount) -> config.CertificateAccount:
+    name = next(name for name in _CERTIFICATE_FIELDS if getattr(entry, name) is not None)
+    value: str = getattr(entry, name).lower()
+    return config.CertificateAccount(
+        field=_CERTIFICATE_FIELDS[name],
+        value=value.replace(":", "") if name == "thumbprint" else value,
+        account=entry.account,
+        addresses=tuple(address.lower() for address in entry.addresses),
+    )
