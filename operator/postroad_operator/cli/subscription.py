@@ -11,7 +11,6 @@ from pathlib import Path
 
 import click
 
-from postroad_operator.publish.objects import object_name
 from postroad_operator.resources import API_VERSION
 from postroad_transport.config import TierConfig
 from postroad_transport.config.files import CONFIG_FILE, ConfigError, load
@@ -84,7 +83,7 @@ def _served(state_dir: Path) -> TierConfig:
 
 
 def _published(namespace: str, context: str, tier: str) -> TierConfig:
-    name = object_name(tier)
+    name = f"postroad-{tier}"
     command = ["kubectl", "get", "configmap", name, f"--namespace={namespace}", "--output=json"]
     try:
         answer = subprocess.run(  # noqa: S603 (no shell; each value is one argument)

@@ -151,9 +151,13 @@ class SmtpConnection(asyncio.Protocol):
         """
         if self._transport is None or self.failure:
             raise ConnectionError(self.failure)
-        upgraded = await self._loop.start_tls(
-            self._transport, self, context, server_hostname=server_hostname, ssl_handshake_timeout=seconds
-        )
+        try:
+            upgraded = await self._loop.start_tls(
+                self._transport, self, context, server_hostname=server_hostname, ssl_handshake_timeout=seconds
+            )
+        except BaseException:
+            self.failure = self.failure or "451 4.4.2 connection lost in the TLS handshake"
+            raise
         if upgraded is None:
             raise ConnectionError("connection lost in the handshake")
         self._transport = upgraded
