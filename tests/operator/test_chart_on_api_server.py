@@ -126,6 +126,12 @@ def test_the_rights_of_the_chart_suffice(installed: Cluster) -> None:
         )
     except AssertionError as error:
         raise AssertionError(f"{error}\n{log.read_text()[-3000:]}") from None
+    installed.apply("TransportCertificate", "acme", {"issuerRef": {"name": "acme"}, "dnsNames": ["a.example"]})
+    refused = wait_for(
+        lambda: condition(installed.get("TransportCertificate", "acme"), "Accepted").get("message"), what="a verdict"
+    )
+    # Without the right to ask it would say so instead.
+    assert "cert-manager is not installed" in refused
     published = installed.get("ConfigMap", "postroad-default")["metadata"]
     assert annotations["postroad.dev/config-hash"] == published["annotations"]["postroad.dev/config-hash"]
     assert [owner["name"] for owner in published["ownerReferences"]] == ["pr-operator"]

@@ -31,7 +31,7 @@ def store() -> MemoryStore:
 
 
 def asked_key(store: MemoryStore):
-    return load_key(store.bundles[f"{NAME}.request"])
+    return load_key(store.bundles[f"{NAME}_request"])
 
 
 def answer(store: MemoryStore, wanted=WANTED, now=NOW, **changes) -> bytes:
@@ -146,7 +146,7 @@ def test_a_change_before_the_answer_keeps_the_key(store):
 
 def test_a_damaged_request_is_made_again(store):
     ensure([WANTED], {}, store, NOW)
-    store.bundles[f"{NAME}.request"] = b"\0garbage"
+    store.bundles[f"{NAME}_request"] = b"\0garbage"
     assert asks_for(load_request(ensure([WANTED], {}, store, NOW).pkcs10[WANTED.source]), WANTED)
 
 

@@ -24,8 +24,8 @@ from postroad_operator.certificates.renewal import key_fits, renewal_time
 from postroad_operator.certificates.request import CertificateRequest, KeyRotation, check_request
 from postroad_operator.certificates.store import CertificateStore, store_name
 
-#: What is added to a certificate's store name for the key and the request that wait for an answer.
-REQUEST_SUFFIX = ".request"
+#: Added to the store name for the key and the request that wait for an answer; no object's name has an underscore.
+REQUEST_SUFFIX = "_request"
 _ANSWER = "spec.request.signedCertificate"
 WAITING = (
     "status.request holds the certificate request (PKCS #10): hand it to an authority and put what it returns, server"

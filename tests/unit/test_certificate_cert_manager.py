@@ -1,0 +1,176 @@
+"""What cert-manager is asked for, and what its answers mean."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from certificate_kit import DAY, NOW, MemoryStore
+from hypothesis import given
+from hypothesis import strategies as st
+
+from postroad_operator.certificates import (
+    CertificateError,
+    IssuerState,
+    certificate_document,
+    create_authority,
+    ensure,
+    from_resource,
+    issue,
+)
+from postroad_operator.certificates.cert_manager import differs, go_duration, issuer_state
+from postroad_operator.resources import TransportCertificate
+
+
+def resource(**spec: Any) -> TransportCertificate:
+    return TransportCertificate.model_validate(
+        {
+            "metadata": {"name": "mail", "namespace": "post", "uid": "u-1"},
+            "spec": {"dnsNames": ["mail.example", "hub1"], "issuerRef": {"name": "corp"}} | spec,
+        }
+    )
+
+
+WANTED = from_resource(resource())
+AUTHORITY = create_authority("Corp", NOW - DAY)
+
+
+def secret(now: float = NOW) -> dict[str, dict[str, bytes]]:
+    made = issue(AUTHORITY, WANTED, now)
+    return {
+        "post/transport-mail": {"tls.crt": made.chain_pem, "tls.key": made.key_pem, "ca.crt": AUTHORITY.trust_pem}
+    }
+
+
+def outcome(secrets: dict[str, dict[str, bytes]], state: IssuerState | None, now: float = NOW):
+    return ensure([WANTED], secrets, MemoryStore(), now, {WANTED.source: state} if state else None)
+
+
+def test_the_certificate_asks_for_everything_that_the_resource_says():
+    document = certificate_document(
+        resource(
+            subject={"C": "KR", "S": "Seoul", "L": "Gangnam", "O": "Kbiz", "OU": ["Mail", "Hub"], "CN": "mail"},
+            privateKey={"algorithm": "RSA", "size": 3072, "rotation": "Never"},
+            issuerRef={"name": "acme", "kind": "ClusterIssuer"},
+            duration="48h",
+            renewBefore="12h30m",
+        )
+    )
+    (owner,) = document["metadata"]["ownerReferences"]
+    assert (owner["kind"], owner["name"], owner["uid"]) == ("TransportCertificate", "mail", "u-1")
+    assert document["metadata"]["namespace"] == "post"
+    assert document["spec"] == {
+        "secretName": "transport-mail",
+        "dnsNames": ["mail.example", "hub1"],
+        "usages": ["digital signature", "key encipherment", "server auth", "client auth"],
+        "privateKey": {"algorithm": "RSA", "size": 3072, "encoding": "PKCS8", "rotationPolicy": "Never"},
+        "duration": "48h0m0s",
+        "renewBefore": "12h30m0s",
+        "issuerRef": {"name": "acme", "kind": "ClusterIssuer", "group": "cert-manager.io"},
+        "commonName": "mail",
+        "subject": {
+            "countries": ["KR"],
+            "provinces": ["Seoul"],
+            "localities": ["Gangnam"],
+            "organizations": ["Kbiz"],
+            "organizationalUnits": ["Mail", "Hub"],
+        },
+    }
+
+
+def test_domain_components_go_as_a_literal_subject():
+    spec = certificate_document(resource(subject={"DC": ["kbiz", "net"], "O": "Kbiz"}))["spec"]
+    assert spec["literalSubject"] == "CN=mail.example,O=Kbiz,DC=kbiz,DC=net"
+    assert "subject" not in spec
+    assert "commonName" not in spec
+
+
+def test_a_renewal_shorter_than_cert_manager_takes_is_lengthened():
+    assert certificate_document(resource(renewBefore="1m"))["spec"]["renewBefore"] == "5m0s"
+
+
+def test_what_is_impossible_is_not_asked_for():
+    with pytest.raises(CertificateError, match="at least one hour"):
+        certificate_document(resource(duration="30m", renewBefore="10m"))
+
+
+@given(st.integers(0, 10**9))
+def test_durations_are_written_as_go_writes_them(seconds):
+    text = go_duration(seconds)
+    hours, _, rest = text.rpartition("h")
+    minutes, _, last = rest.rpartition("m")
+    assert int(hours or 0) * 3600 + int(minutes or 0) * 60 + int(last[:-1]) == seconds
+    assert int(minutes or 0) < 60 > int(last[:-1])
+
+
+def test_what_others_fill_in_is_no_difference_and_what_they_change_is():
+    wanted = certificate_document(resource())
+    observed = certificate_document(resource())
+    observed["spec"]["revisionHistoryLimit"] = 1
+    observed["spec"]["privateKey"]["defaulted"] = "x"
+    assert not differs(observed, wanted)
+    observed["spec"]["dnsNames"].append("stranger.example")
+    assert differs(observed, wanted)
+    assert differs({}, wanted)
+
+
+def observed(generation: int, *conditions: dict[str, Any]) -> dict[str, Any]:
+    return {"metadata": {"generation": generation}, "status": {"conditions": list(conditions)}}
+
+
+READY = {"type": "Ready", "status": "True", "observedGeneration": 2, "message": "up to date"}
+NOT_READY = {"type": "Ready", "status": "False", "message": "Secret does not exist"}
+FAILED = {"type": "Issuing", "status": "False", "reason": "Failed", "message": "order failed: rate limited"}
+
+
+@pytest.mark.parametrize(
+    ("document", "state"),
+    [
+        (observed(2, READY), IssuerState(ready=True)),
+        (observed(3, READY), IssuerState(message="cert-manager has not looked at it yet")),
+        (observed(1), IssuerState(message="cert-manager has not looked at it yet")),
+        (observed(1, NOT_READY), IssuerState(message="Secret does not exist")),
+        (observed(1, NOT_READY, FAILED), IssuerState(message="Secret does not exist; order failed: rate limited")),
+        ({}, IssuerState(message="cert-manager has not looked at it yet")),
+        ({"status": {"conditions": ["odd"]}}, IssuerState(message="cert-manager has not looked at it yet")),
+    ],
+)
+def test_its_conditions_are_understood(document, state):
+    assert issuer_state(document) == state
+
+
+def test_until_it_is_ready_its_own_words_are_passed_on():
+    result = outcome({}, IssuerState(message="order is pending"))
+    assert result.pending[WANTED.source] == "spec.issuerRef: cert-manager: order is pending"
+    assert result.problems == {}
+
+
+def test_ready_before_its_secret_was_seen_is_pending():
+    assert "waiting for Secret post/transport-mail" in outcome({}, IssuerState(ready=True)).pending[WANTED.source]
+
+
+def test_what_it_issued_is_served_and_its_authority_trusted():
+    result = outcome(secret(), IssuerState(ready=True))
+    assert result.materials[WANTED.source].warnings == ()
+    assert result.trust_pem == AUTHORITY.trust_pem
+
+
+def test_what_it_issued_before_is_served_while_it_is_at_work_and_when_it_is_gone():
+    working = outcome(secret(), IssuerState(message="renewing"))
+    assert working.problems == working.pending == {}
+    assert working.materials[WANTED.source].warnings == ("spec.issuerRef: cert-manager: renewing",)
+    gone = outcome(secret(), IssuerState(refusal="not installed"))
+    assert gone.problems == {WANTED.source: ("not installed",)}
+    assert WANTED.source in gone.materials
+
+
+def test_a_secret_that_does_not_fit_is_pending_while_at_work_and_refused_when_ready():
+    mixed = secret()
+    mixed["post/transport-mail"]["tls.key"] = issue(AUTHORITY, WANTED, NOW).key_pem
+    assert outcome(mixed, IssuerState(message="working")).pending
+    (problem,) = outcome(mixed, IssuerState(ready=True)).problems[WANTED.source]
+    assert "does not belong" in problem
+
+
+def test_without_a_cluster_it_is_refused_with_what_to_do():
+    assert "use ca" in outcome(secret(), None).problems[WANTED.source][0]
