@@ -151,7 +151,7 @@ def test_accounts_come_from_the_secret_and_lie_in_a_file_named_by_content() -> N
         ((), Reason.REF_NOT_FOUND, "there is no Secret accounts in namespace default: create it"),
         ((secret("accounts", other="x"),), Reason.REF_NOT_FOUND, "has no key htpasswd: add it"),
         ((secret("accounts", htpasswd="# nothing\n"),), Reason.INVALID_REF, "holds no usable account"),
-        ((secret("accounts", htpasswd="alice:plain"),), Reason.INVALID_REF, "neither argon2 nor bcrypt"),
+        ((secret("accounts", htpasswd="alice:plain"),), Reason.INVALID_REF, "neither argon2, bcrypt nor SCRAM"),
     ],
 )
 def test_an_account_source_that_is_missing_or_empty_is_refused(objects: Any, reason: Reason, text: str) -> None:
@@ -159,6 +159,18 @@ def test_an_account_source_that_is_missing_or_empty_is_refused(objects: Any, rea
     assert (result.reason, text in result.message) == (reason, True)
     assert "spec.authentication.htpasswdSecretRef" in result.message
     assert "plain" not in result.message
+
+
+def test_accounts_that_scram_leaves_out_are_named() -> None:
+    keys = "SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$" + ":".join(
+        ["WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY="] * 2
+    )
+    lines = f"alice:{HASH}\nbob:{keys}:bob@a.example\ncarol:{keys.replace('4096', '1')}\n"
+    result = compiled(rconn(usage="Client", authentication=ACCOUNTS), secret("accounts", htpasswd=lines))
+    warnings = verdict(result, "r").warnings
+    assert any("1 account(s) have no SCRAM keys (alice)" in warning for warning in warnings)
+    assert any("line 3 is passed over: carol: the SCRAM iterations must be" in warning for warning in warnings)
+    assert not any("W22Z" in warning for warning in warnings)
 
 
 def test_an_invalid_secret_is_named_as_the_cause() -> None:

@@ -10,6 +10,7 @@ import click
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "crds": ("postroad_operator.cli.crds", "crds", "Print the CustomResourceDefinitions, write or apply them."),
     "explain": ("postroad_operator.cli.explain", "explain", "Say what would happen to a message, and why."),
+    "htpasswd": ("postroad_operator.cli.htpasswd", "htpasswd", "Make a line for an htpasswd Secret."),
     "lint": ("postroad_operator.cli.lint", "lint", "Check manifests and say what is wrong with them."),
     "operator": (
         "postroad_operator.cli.operate",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from postroad_operator.compile.verdict import Reason, RefusedError
+from postroad_transport.auth import scram_keys
 
 _HASH = re.compile(
     r"\$argon2(id|i|d)\$v=\d+\$m=\d+,t=\d+,p=\d+\$[A-Za-z0-9+/]+\$[A-Za-z0-9+/]+|\$2[aby]\$\d\d\$[./A-Za-z0-9]{53}"
@@ -16,7 +17,7 @@ def check_htpasswd(content: bytes, field: str) -> list[str]:
     """Return a warning for each line that cannot be used; hashes are never quoted.
 
     Lines are ``user:hash`` or ``user:hash:address,address``; empty lines and those that begin with # are passed
-    over. Hashes are argon2 (RFC 9106) or bcrypt.
+    over. Hashes are argon2 (RFC 9106), bcrypt or SCRAM-SHA-256 keys (RFC 5803).
 
     Raises
     ------
@@ -24,7 +25,7 @@ def check_htpasswd(content: bytes, field: str) -> list[str]:
         No line can be used.
     """
     warnings: list[str] = []
-    users: set[str] = set()
+    users: dict[str, str] = {}
     for number, line in enumerate(content.decode("utf-8", "replace").splitlines(), 1):
         text = line.strip()
         if not text or text.startswith("#"):
@@ -36,21 +37,36 @@ def check_htpasswd(content: bytes, field: str) -> list[str]:
         raise RefusedError(
             Reason.INVALID_REF,
             f"{field}: holds no usable account{detail}: write lines such as alice:$argon2id$..., made by"
-            " htpasswd -nB alice or argon2",
+            " postroad htpasswd alice, htpasswd -nB alice or argon2",
+        )
+    without = [user for user, digest in users.items() if not digest.startswith(scram_keys.SCHEME)]
+    if len(without) < len(users) and without:
+        warnings.append(
+            f"{field}: SCRAM-SHA-256 is offered, but {len(without)} account(s) have no SCRAM keys ({_some(without)}):"
+            " a client that chooses SCRAM cannot log in as them: make keys with postroad htpasswd --scheme scram"
         )
     return warnings
 
 
-def _fault(line: str, users: set[str]) -> str:
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _fault(line: str, users: dict[str, str]) -> str:
     user, _, rest = line.partition(":")
-    digest, _, addresses = rest.partition(":")
+    digest, addresses = scram_keys.split_hash(rest)
     if not user or not rest:
         return "not user:hash"
     if user in users:
         return f"the user {user} stands twice"
-    if not _HASH.fullmatch(digest):
-        return f"the hash of {user} is neither argon2 nor bcrypt"
+    if digest.startswith(f"{scram_keys.SCHEME}$"):
+        try:
+            scram_keys.parse(digest)
+        except ValueError as error:
+            return f"{user}: {error}"
+    elif not _HASH.fullmatch(digest):
+        return f"the hash of {user} is neither argon2, bcrypt nor SCRAM-SHA-256"
     if addresses and not all(_ADDRESS.fullmatch(address.strip()) for address in addresses.split(",")):
         return f"the addresses of {user} are not a comma-separated list"
-    users.add(user)
+    users[user] = digest
     return ""

@@ -142,7 +142,7 @@ def _parse_line(line: bytes) -> tuple[Account, str] | None:
         raise _LineError("expected user:hash")
     if not name or "\0" in name:
         raise _LineError("the user name is empty or holds a NUL")
-    encoded, owned = _split_hash(rest)
+    encoded, owned = scram_keys.split_hash(rest)
     try:
         check_format(encoded)
     except HashFormatError as error:
@@ -153,14 +153,6 @@ def _parse_line(line: bytes) -> tuple[Account, str] | None:
         if not (local and at and domain) or " " in address:
             raise _LineError(f"user {name!r}: {address!r} is not an address")
     return Account(name, addresses), encoded
-
-
-def _split_hash(rest: str) -> tuple[str, str]:
-    if not rest.startswith(f"{scram_keys.SCHEME}$"):
-        encoded, _, owned = rest.partition(":")
-        return encoded, owned
-    parts = rest.split(":", 3)
-    return ":".join(parts[:3]), parts[3] if len(parts) > 3 else ""
 
 
 def _typical(hashes: Iterable[str]) -> str:

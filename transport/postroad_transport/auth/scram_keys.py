@@ -62,6 +62,13 @@ def parse(encoded: str) -> ScramKeys:
     return ScramKeys(iterations, salt, stored, server)
 
 
+def split_hash(text: str) -> tuple[str, str]:
+    """Take ``hash`` or ``hash:addresses`` apart, as it stands behind a user's name: SCRAM keys hold colons."""
+    colons = 3 if text.startswith(f"{SCHEME}$") else 1
+    parts = text.split(":", colons)
+    return ":".join(parts[:colons]), ":".join(parts[colons:])
+
+
 def derive(password: str, *, iterations: int = DEFAULT_ITERATIONS, salt: bytes | None = None) -> ScramKeys:
     """Make the keys of a password, with a fresh salt unless one is given. Takes a while and releases the GIL.
 
