@@ -111,7 +111,7 @@ def surprises(part: config.ReceiveConnector) -> list[str]:
     offered = AuthMechanism.INTEGRATED in part.auth_mechanisms
     if offered and not accounts.has_integrated:
         warnings.append(
-            "spec.authMechanisms: Integrated offers nothing: give authentication.kerberos or ntlmSecretRef"
+            "spec.authMechanisms: Integrated offers nothing: give kerberos or ntlmSecretRef"
         )
     if accounts.has_integrated and not offered:
         warnings.append(f"{_FIELD}: NTLM and GSSAPI are not offered: add Integrated to authMechanisms")
