@@ -59,6 +59,11 @@ def test_an_older_resource_may_not_take_from_a_newer_one_either() -> None:
     assert "AcceptedDomain/default/newer would be refused" in found.message
 
 
+def test_what_is_created_in_the_same_second_is_the_newer_one() -> None:
+    first, second = adom("a.example", OLD, name="z-first"), adom("a.example", OLD, name="a-second")
+    assert "belongs to AcceptedDomain/default/z-first, which is older" in asked(world(first), None, second).message
+
+
 def test_a_rival_that_is_gone_or_changed_is_none() -> None:
     first, second = adom("a.example", OLD, name="first"), adom("a.example", NEW, name="second")
     known = world(first)

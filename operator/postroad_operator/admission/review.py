@@ -35,6 +35,7 @@ REFUSED = frozenset(
 )
 #: Other resources that one answer names.
 _NAMED = 5
+_LATEST = "9999-12-31T23:59:59Z"
 _INVALID = 422
 _FORBIDDEN = 403
 _CONFLICT = 409
@@ -99,6 +100,11 @@ def review(world: World, request: Request, *, fresh: Mapping[str, Resource | Non
 def _change(world: World, before: Resource | None, after: Resource, fresh: Mapping[str, Resource | None]) -> Review:
     if isinstance(after, TransportCertificate) and (problems := check_request(from_resource(after))):
         return _refusal(after.source, Reason.CERTIFICATE_UNUSABLE, "; ".join(problems))
+    if before is None:
+        # It may be given the same second as what it conflicts with; it is the newer one all the same.
+        after = after.model_copy(
+            update={"metadata": after.metadata.model_copy(update={"creation_timestamp": _LATEST})}
+        )
     versions = (after,) if before is None else (before, after)
     others = _others(world, versions, fresh)
     then = _compile(world, after, (*others, after), changed=True)
