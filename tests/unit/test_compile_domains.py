@@ -108,8 +108,3 @@ def test_an_empty_list_of_recipients_means_nobody_and_none_means_everybody() -> 
 def test_a_missing_config_map_is_refused() -> None:
     result = compiled(adom("a.example", recipients={"configMapRef": {"name": "users", "key": "a"}}))
     assert verdict(result, "a-example").reason is Reason.REF_NOT_FOUND
-
-
-def test_domain_security_is_warned_of_until_it_is_acted_upon() -> None:
-    result = compiled(adom("a.example", domainSecurity={"send": True, "receive": True}))
-    assert warned(result, "a-example", "spec.domainSecurity.send:", "spec.domainSecurity.receive:")

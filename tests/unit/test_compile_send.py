@@ -94,17 +94,6 @@ def test_missing_credentials_are_refused(objects: Any) -> None:
     assert result.message.startswith("spec.authSecretRef: ")
 
 
-@pytest.mark.parametrize(
-    ("spec", "field"),
-    [
-        ({"domainSecure": True}, "spec.domainSecure"),
-        ({"usage": "Internal", "smartHosts": HOSTS}, "spec.smartHostAuthMechanism"),
-    ],
-)
-def test_a_field_that_is_not_acted_upon_is_warned_of(spec: dict[str, Any], field: str) -> None:
-    assert warned(compiled(sconn(**spec)), "s", f"{field}: accepted but not acted upon yet")
-
-
 def test_a_disabled_connector_is_accepted_and_not_served() -> None:
     result = compiled(sconn(enabled=False))
     assert reasons(result) == {"s": Reason.DISABLED}

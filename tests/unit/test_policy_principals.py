@@ -29,7 +29,6 @@ def connector(usage: Usage, **fields: object) -> SendConnector:
         (Usage.INTERNAL, {"auth_mechanism": AuthMechanism.EXCHANGE_SERVER}, "HubTransportServers"),
         (Usage.CUSTOM, {"auth_mechanism": AuthMechanism.EXTERNAL_AUTHORITATIVE}, "ExternallySecuredServers"),
         (Usage.PARTNER, {}, "PartnerServers"),
-        (Usage.CUSTOM, {"domain_secure": True}, "PartnerServers"),
     ],
 )
 def test_the_other_side_of_a_send_connector_is_what_its_authentication_makes_it(

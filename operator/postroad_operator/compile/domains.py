@@ -72,8 +72,6 @@ def _compile(resource: AcceptedDomain, references: References) -> Compiled[confi
         alias_of=ascii_domain(spec.alias_of) if spec.alias_of else "",
         deliver=_deliver(spec.deliver) if spec.deliver else None,
         recipients=_recipients(spec, domain, resource.metadata.namespace, references, warnings),
-        domain_security_send=spec.domain_security.send,
-        domain_security_receive=spec.domain_security.receive,
     )
     return Compiled(part, warnings=warnings)
 

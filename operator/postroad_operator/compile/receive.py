@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from ipaddress import IPv6Network
 
-from postroad_operator.compile import unsupported
+from postroad_operator.compile import integrated, unsupported
 from postroad_operator.compile.authentication import compile_authentication
 from postroad_operator.compile.names import part_name
 from postroad_operator.compile.partners import secure_domains, tls_trust
@@ -161,10 +161,11 @@ def _surprises(part: config.ReceiveConnector) -> list[str]:
     """Return what will work as written but not as its author may expect."""
     warnings = []
     offered = set(part.auth_mechanisms)
-    if offered & _BASIC and not part.authentication.has_source:
+    if offered & _BASIC and not (part.authentication.has_passwords or part.authentication.has_tokens):
         warnings.append("spec.authentication: nobody can log in: give htpasswdSecretRef, ldap or oauth2")
     if (part.authentication.has_passwords or part.authentication.has_tokens) and not offered & _BASIC:
         warnings.append("spec.authentication: AUTH is not offered: add BasicAuthRequireTLS to authMechanisms")
+    warnings += integrated.surprises(part)
     tls_ports = any(binding.tls is not TlsMode.OFF for binding in part.bindings)
     if part.authentication.has_tokens and not (tls_ports and AuthMechanism.TLS in offered):
         warnings.append("spec.authentication: tokens are taken after TLS only: add TLS to authMechanisms")

@@ -6,6 +6,7 @@ import json
 
 from postroad_operator.compile import unsupported
 from postroad_operator.compile.names import part_name
+from postroad_operator.compile.partners import secure_domains, tls_trust
 from postroad_operator.compile.references import References
 from postroad_operator.compile.snapshot import TierSettings
 from postroad_operator.compile.verdict import Compiled, Reason, RefusedError
@@ -57,7 +58,8 @@ def compile_send_connector(
         ignore_starttls=spec.ignore_starttls,
         tls_auth_level=TlsAuthLevel(spec.tls_auth_level) if spec.tls_auth_level else None,
         tls_domain=ascii_domain(spec.tls_domain) if spec.tls_domain else "",
-        domain_secure=spec.domain_secure,
+        secure_domains=secure_domains(resource, warnings),
+        tls_trust=tls_trust(resource, references),
         fqdn=ascii_domain(spec.fqdn) if spec.fqdn else settings.hostname,
         limits=_limits(spec),
         retry=config.RetryPolicy(

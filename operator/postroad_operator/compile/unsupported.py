@@ -19,16 +19,7 @@ class NotYet(NamedTuple):
 #: By kind. An entry goes when the field is acted upon.
 NOT_YET_ACTED_ON: dict[str, tuple[NotYet, ...]] = {
     "ReceiveConnector": (
-        NotYet("spec.domainSecure", lambda s: s.domain_secure, "no client certificate is asked for"),
         NotYet("spec.protocolLogging", lambda s: s.protocol_logging, "commands and replies are not logged"),
-        NotYet(
-            "spec.authMechanisms", lambda s: "Integrated" in (s.auth_mechanisms or ()), "Integrated is not offered"
-        ),
-    ),
-    "SendConnector": (NotYet("spec.domainSecure", lambda s: s.domain_secure, "no client certificate is presented"),),
-    "AcceptedDomain": (
-        NotYet("spec.domainSecurity.send", lambda s: s.domain_security.send, "mutual TLS is not enforced"),
-        NotYet("spec.domainSecurity.receive", lambda s: s.domain_security.receive, "mutual TLS is not enforced"),
     ),
     "TransportCertificate": (
         NotYet(

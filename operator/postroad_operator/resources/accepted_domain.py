@@ -92,15 +92,6 @@ class Recipients(Model):
     """ConfigMap key with one local part or address a line; # begins a comment."""
 
 
-class DomainSecurity(Model):
-    """Mutual TLS with this partner domain."""
-
-    send: StrictBool = False
-    """Towards it, through send connectors that are domainSecure."""
-    receive: StrictBool = False
-    """From it, on receive connectors that are domainSecure."""
-
-
 class AcceptedDomainSpec(Model):
     """The domain, and where its mail goes."""
 
@@ -142,8 +133,6 @@ class AcceptedDomainSpec(Model):
     """Where its mail goes. Not given: by send connector."""
     recipients: Recipients | None = None
     """Recipients that exist. Not given: all are taken."""
-    domain_security: DomainSecurity = DomainSecurity()
-    """Mutual TLS with this domain."""
 
 
 class AcceptedDomain(Resource):

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from postroad_operator.resources.base import LocalReference, Model, Resource, Status
 from postroad_operator.resources.grants import SendGrant
+from postroad_operator.resources.partners import DomainSecurity, TlsTrust
 from postroad_operator.resources.receive_connector import Usage
 from postroad_operator.resources.rules import Checked, Rule
 from postroad_operator.resources.scalars import (
@@ -212,7 +213,11 @@ class SendConnectorSpec(Model):
     tls_domain: DomainName | None = None
     """Name that the certificate must hold under DomainValidation. Not given: the host's."""
     domain_secure: StrictBool = False
-    """Use mutual TLS for domains whose AcceptedDomain turns domainSecurity.send on."""
+    """Send to the domains in domainSecurity over mutual TLS only. Needs DNS routing."""
+    domain_security: DomainSecurity | None = None
+    """Recipients' domains that mail waits for where TLS does not prove the host to be theirs."""
+    tls_trust: TlsTrust = TlsTrust()
+    """Whose server certificates are believed, wherever one has to be valid."""
     fqdn: DomainName | None = None
     """Name given in EHLO. Not given: the server's own."""
     limits: Limits = Limits()

@@ -1,6 +1,7 @@
 """The tier's compiled configuration: the one input of everything that moves mail."""
 
 from postroad_transport.config.authentication import Authentication
+from postroad_transport.config.integrated import CertificateAccount, CertificateField, ClientCertificates, Kerberos
 from postroad_transport.config.model import (
     AcceptedDomain,
     AddressSpace,
@@ -32,6 +33,7 @@ from postroad_transport.config.model import (
     TrustedServer,
     Usage,
 )
+from postroad_transport.config.partners import Revocation, RevocationMode, SecureDomain, TlsTrust
 
 __all__ = [
     "AcceptedDomain",
@@ -40,12 +42,16 @@ __all__ = [
     "Authentication",
     "Binding",
     "Certificate",
+    "CertificateAccount",
+    "CertificateField",
+    "ClientCertificates",
     "DirectTrust",
     "DnsRouting",
     "DomainType",
     "Drop",
     "Grant",
     "Host",
+    "Kerberos",
     "Lmtp",
     "Maildir",
     "Permission",
@@ -54,7 +60,10 @@ __all__ = [
     "ReceiveConnector",
     "ReceiveLimits",
     "RetryPolicy",
+    "Revocation",
+    "RevocationMode",
     "Role",
+    "SecureDomain",
     "SendConnector",
     "SendLimits",
     "SmartHostRouting",
@@ -62,6 +71,7 @@ __all__ = [
     "TierConfig",
     "TlsAuthLevel",
     "TlsMode",
+    "TlsTrust",
     "TrustedServer",
     "Usage",
 ]

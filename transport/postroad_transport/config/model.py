@@ -15,6 +15,7 @@ from enum import StrEnum
 
 from postroad_transport.config.authentication import Authentication
 from postroad_transport.config.part import Part
+from postroad_transport.config.partners import SecureDomain, TlsTrust
 
 
 class Role(StrEnum):
@@ -174,7 +175,10 @@ class ReceiveConnector(Part, frozen=True, kw_only=True):
     auth_mechanisms: tuple[AuthMechanism, ...] = ()
     grants: tuple[Grant, ...] = ()
     require_tls: bool = False
-    domain_secure: bool = False
+    secure_domains: tuple[SecureDomain, ...] = ()
+    """Domains that mail is taken from over mutual TLS only (spec.md 4); empty: no client certificate is asked for."""
+    tls_trust: TlsTrust = TlsTrust()
+    """Whom client certificates must come from."""
     authentication: Authentication = Authentication()
     limits: ReceiveLimits = ReceiveLimits()
     extensions: tuple[str, ...] = ALL_EXTENSIONS
@@ -269,7 +273,9 @@ class SendConnector(Part, frozen=True, kw_only=True):
     ignore_starttls: bool = False
     tls_auth_level: TlsAuthLevel | None = None
     tls_domain: str = ""
-    domain_secure: bool = False
+    secure_domains: tuple[SecureDomain, ...] = ()
+    """Domains that mail goes to over mutual TLS only (spec.md 4)."""
+    tls_trust: TlsTrust = TlsTrust()
     fqdn: str
     """Name given in EHLO; never empty."""
     limits: SendLimits = SendLimits()
@@ -291,8 +297,6 @@ class AcceptedDomain(Part, frozen=True, kw_only=True):
     """None: by send connector."""
     recipients: tuple[str, ...] | None = None
     """Local parts that exist, lower-case; None: every recipient is taken."""
-    domain_security_send: bool = False
-    domain_security_receive: bool = False
 
 
 class Certificate(Part, frozen=True, kw_only=True):

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from postroad_transport.config import Grant, Permission, ReceiveConnector, TierConfig
+from postroad_transport.policy.domain_security import secured_domains
 from postroad_transport.policy.networks import Network, holds, parse_address, parse_network
 from postroad_transport.policy.principals import effective_permissions
 from postroad_transport.policy.session import SessionFacts
@@ -56,10 +57,12 @@ class Access:
 class ConnectorPolicy:
     """One receive connector and the permissions it grants (spec.md 1.3 to 1.6)."""
 
-    __slots__ = ("_access", "config")
+    __slots__ = ("_access", "config", "secure_domains")
 
     def __init__(self, config: ReceiveConnector) -> None:
         self.config = config
+        self.secure_domains = secured_domains(config)
+        """Partners' domains whose mail needs a client certificate (spec.md 4)."""
         self._access: dict[frozenset[str], Access] = {}
 
     def access(self, principals: frozenset[str]) -> Access:

@@ -312,6 +312,7 @@ class _Walk:
                 or Allow(name, mail_passes(name, tier, connector, session, sender, size)),
             )
             for name, rule in MAIL_RULES.items()
+            if name != "domainSecurity" or connector.secure_domains
         )
 
     def _recipients(self) -> bool:

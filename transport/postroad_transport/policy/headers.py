@@ -226,7 +226,8 @@ def stamps(session: SessionFacts, report: HeaderReport) -> bytes:
     hops = _hops_line(report.hops) if report.hops_hidden else b""
     if report.stamped:
         return hops
-    return hops + _stamp_lines(auth_as(session, report), report.hostname, session.auth_mechanism)
+    lines = _stamp_lines(auth_as(session, report), report.hostname, session.auth_mechanism)
+    return hops + lines + (b"" if report.believed else _domain_secured_mark(session.secured_domain))
 
 
 def _hops_line(hops: int) -> bytes:
@@ -267,6 +268,11 @@ def _stamp_lines(value: str, hostname: str, mechanism: str) -> bytes:
     if mechanism:
         lines += f"X-MS-Exchange-Organization-AuthMechanism: {mechanism}\r\n"
     return lines.encode("ascii", "replace")
+
+
+def _domain_secured_mark(domain: str) -> bytes:
+    """Return the mark of a message that came over domain security: the domain that was proved."""
+    return f"X-MS-Exchange-Organization-AuthDomain: {domain}\r\n".encode("ascii", "replace") if domain else b""
 
 
 def _session_auth_as(principals: frozenset[str]) -> str:

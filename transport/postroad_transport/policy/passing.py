@@ -8,6 +8,7 @@ from __future__ import annotations
 from postroad_transport.config import Permission
 from postroad_transport.policy.address import Mailbox
 from postroad_transport.policy.connectors import ConnectorPolicy, because
+from postroad_transport.policy.domain_security import sender_domain
 from postroad_transport.policy.headers import HeaderReport
 from postroad_transport.policy.ownership import owns
 from postroad_transport.policy.session import SessionFacts
@@ -27,12 +28,23 @@ def mail_passes(
         case "requireTLS":
             required = "true, and the session is encrypted" if connector.config.require_tls else "false"
             return f"{connector.config.source} spec.requireTLS: {required}"
+        case "domainSecurity":
+            return _security_passes(connector, session, sender)
         case "submit":
             return because(connector.config, session.principals, Permission.SUBMIT)
         case "sender":
             return _sender_passes(tier, connector, session, sender)
         case _:
             return _size_passes(connector, session, size)
+
+
+def _security_passes(connector: ConnectorPolicy, session: SessionFacts, sender: Mailbox | None) -> str:
+    field = f"{connector.config.source} spec.domainSecurity"
+    if session.secured_domain:
+        return f"{field}: the client's certificate proves {session.secured_domain}"
+    if sender_domain(connector.secure_domains, sender) is not None:
+        return f"{field}: the session has authenticated in another way"
+    return f"{field}: the sender's domain is not secured"
 
 
 def message_passes(

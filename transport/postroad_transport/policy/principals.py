@@ -32,19 +32,21 @@ def authenticated_principals(account: str) -> frozenset[str]:
     return frozenset({str(Principal.AUTHENTICATED_USERS), f"user:{account}"})
 
 
-def destination_principals(connector: SendConnector, server: str = Principal.HUB_TRANSPORT_SERVERS) -> frozenset[str]:
+def destination_principals(
+    connector: SendConnector, server: str = Principal.HUB_TRANSPORT_SERVERS, *, domain: str = ""
+) -> frozenset[str]:
     """Return what the other side of a send connector's sessions is to us: who its grants are looked up for.
 
     An externally secured or Exchange-authenticated smart host is a server of the organisation, a
     domain-secured destination is a partner, and everyone else is anonymous: that we log in *there* proves
     who we are, not who they are. `server` is what an Exchange-authenticated host has proved to be, or is taken for
-    until it has.
+    until it has; `domain` is the recipients'.
     """
     if connector.auth_mechanism is AuthMechanism.EXTERNAL_AUTHORITATIVE:
         return EXTERNALLY_SECURED
     if connector.auth_mechanism is AuthMechanism.EXCHANGE_SERVER:
         return frozenset({str(server)})
-    if connector.domain_secure or connector.usage is Usage.PARTNER:
+    if connector.usage is Usage.PARTNER or any(domain == secured.domain for secured in connector.secure_domains):
         return frozenset({str(Principal.PARTNER_SERVERS)})
     return ANONYMOUS
 
@@ -60,7 +62,7 @@ def effective_permissions(grants: Iterable[Grant], principals: frozenset[str]) -
 
 
 def send_permissions(
-    connector: SendConnector, server: str = Principal.HUB_TRANSPORT_SERVERS
+    connector: SendConnector, server: str = Principal.HUB_TRANSPORT_SERVERS, *, domain: str = ""
 ) -> frozenset[Permission]:
     """Return the send permissions (spec.md 1.2) for what leaves through `connector`; see `destination_principals`."""
-    return effective_permissions(connector.grants, destination_principals(connector, server))
+    return effective_permissions(connector.grants, destination_principals(connector, server, domain=domain))

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from postroad_transport.config import Permission, Principal
 from postroad_transport.policy.address import Mailbox
 from postroad_transport.policy.connectors import Access, ConnectorPolicy, because
+from postroad_transport.policy.domain_security import check_sender
 from postroad_transport.policy.headers import HeaderReport
 from postroad_transport.policy.ownership import owns
 from postroad_transport.policy.reply import Reply
@@ -90,6 +91,19 @@ def _require_tls(
     return None
 
 
+def _domain_security(
+    _tier: TierPolicy,
+    connector: ConnectorPolicy,
+    session: SessionFacts,
+    access: Access,
+    sender: Mailbox | None,
+    _size: int | None,
+) -> Refuse | None:
+    if not connector.secure_domains:
+        return None
+    return check_sender(connector.config, connector.secure_domains, session, sender, may_submit=access.may_submit)
+
+
 def _submit(
     _tier: TierPolicy, connector: ConnectorPolicy, session: SessionFacts, access: Access, *_: object
 ) -> Refuse | None:
@@ -124,6 +138,7 @@ def _declared_size(
 
 MAIL_RULES: dict[str, MailRule] = {
     "requireTLS": _require_tls,
+    "domainSecurity": _domain_security,
     "submit": _submit,
     "sender": _sender,
     "size": _declared_size,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from postroad_transport.config import Principal
+from postroad_transport.policy.proof import PeerProof
 
 ANONYMOUS = frozenset({str(Principal.ANONYMOUS)})
 
@@ -26,3 +27,7 @@ class SessionFacts:
     account_addresses: tuple[str, ...] = ()
     """Addresses the account owns; ``*@example.com`` is a wildcard."""
     auth_mechanism: str = ""
+    proof: PeerProof | None = None
+    """What the client's certificate proves, where one was asked for, presented and looked at."""
+    secured_domain: str = ""
+    """The partner's domain that is proved for this transaction (spec.md 4)."""
