@@ -34,7 +34,7 @@ from postroad_transport.telemetry.metrics import Metrics
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Any]:
     """Run what is about TLS on both event loops: they do it differently."""
-    if item.path.name == "test_smtp_tls_auth.py":
+    if item.path.name in ("test_smtp_tls_auth.py", "test_smtp_anonymous_tls.py"):
         return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
     return {"asyncio": asyncio.new_event_loop}
 
