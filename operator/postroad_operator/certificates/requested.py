@@ -41,6 +41,11 @@ class Asked:
     pkcs10: bytes
 
 
+def request_name(source: str) -> str:
+    """Return the store name of the request of a resource."""
+    return store_name(source) + REQUEST_SUFFIX
+
+
 def request_by_hand(request: CertificateRequest, store: CertificateStore, now: float) -> Provided:
     """Return the certificate that an authority returned, the request to hand to one, or both.
 
@@ -51,13 +56,13 @@ def request_by_hand(request: CertificateRequest, store: CertificateStore, now: f
     served = read_bundle(store.load(name))
     if problems := check_request(request):
         return _provided(request, served, b"", problems, now)
-    asked = _read(store.load(name + REQUEST_SUFFIX))
+    asked = read_asked(store.load(request_name(request.source)))
     problems = ()
     if request.signed:
         served, problems = _answered(request, served, asked, store, now)
     if asked is None or reason_to_ask(request, asked, served.leaf if served else None, now):
         asked = _ask(request, asked, served)
-        store.save(name + REQUEST_SUFFIX, key_pem(asked.key) + asked.pkcs10)
+        store.save(request_name(request.source), key_pem(asked.key) + asked.pkcs10)
     return _provided(request, served, asked.pkcs10, problems, now)
 
 
@@ -140,7 +145,7 @@ def _renewal(leaf: x509.Certificate, request: CertificateRequest) -> float:
     )
 
 
-def _read(data: bytes | None) -> Asked | None:
+def read_asked(data: bytes | None) -> Asked | None:
     """Read a request that was kept; None if there is none, or if it is damaged."""
     if data is None:
         return None

@@ -8,6 +8,11 @@ import click
 
 #: Subcommand to (module, attribute, what the overview says).
 COMMANDS: dict[str, tuple[str, str, str]] = {
+    "certificates": (
+        "postroad_operator.cli.certificates",
+        "certificates",
+        "List the certificates of a tier here; print requests for a CA.",
+    ),
     "crds": ("postroad_operator.cli.crds", "crds", "Print the CustomResourceDefinitions, write or apply them."),
     "explain": ("postroad_operator.cli.explain", "explain", "Say what would happen to a message, and why."),
     "htpasswd": ("postroad_operator.cli.htpasswd", "htpasswd", "Make a line for an htpasswd Secret."),

@@ -124,6 +124,7 @@ async def _run(
                 ca=ca,
                 metrics=endpoints.metrics,
                 password_hint=_example_password(built),
+                requests=built.pkcs10,
             )
             await Follower(
                 directory, options.config_dir, settings, certificates, supervisor, built, write_down, report

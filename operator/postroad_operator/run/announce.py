@@ -7,6 +7,7 @@ import shlex
 import shutil
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,11 @@ def _try_it(config: TierConfig, address: str, ca: Path, accounts: list[str], pas
     return commands
 
 
+def _request(source: str, state_dir: Path) -> str:
+    _, namespace, name = source.split("/")
+    return f"{_program()} certificates request --state-dir {state_dir} --namespace {namespace} {name}"
+
+
 def announce(
     console: Console,
     config: TierConfig,
@@ -158,8 +164,12 @@ def announce(
     ca: Path,
     metrics: str,
     password_hint: str,
+    requests: Iterable[str] = (),
 ) -> None:
-    """Print what listens where, which certificate each name serves, where mail lands, and lines to try."""
+    """Print what listens where, which certificate each name serves, where mail lands, and lines to try.
+
+    `requests` are the sources of the TransportCertificates that have a request to hand to a CA.
+    """
     accounts = _accounts(config, config_dir)
     parts: list[Any] = [
         Text(f"Postroad serves tier {config.tier} ({config.role}) as {config.hostname}", style="bold"),
@@ -173,6 +183,7 @@ def announce(
         Text(f"Metrics   http://{metrics}/metrics (also /healthz, /readyz, /configz)"),
         Text(f"Events    {state_dir / 'events.jsonl'}"),
         Text(f"Queue     {_program()} queue --state-dir {state_dir} list"),
+        *(Text(f"Request   {_request(source, state_dir)}") for source in requests),
         Text(),
     ]
     if commands := _try_it(config, addresses[0], ca, accounts, password_hint):

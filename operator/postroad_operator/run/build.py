@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from postroad_operator.certificates import CertificateStore, certified
-from postroad_operator.compile import Compilation, TierSettings, compile_tier
+from postroad_operator.compile import Compilation, Reason, TierSettings, compile_tier
 from postroad_operator.resources import Invalid, Manifests, read
 
 
@@ -46,12 +46,12 @@ class Build:
         return lines
 
     def warnings(self) -> list[str]:
-        """Return one line for each warning of an accepted resource."""
+        """Return one line for each warning of an accepted resource, and for each that waits for something."""
         return [
-            f"{verdict.source}: {warning}"
+            f"{verdict.source}: {text}"
             for verdict in self.compilation.verdicts
             if verdict.accepted
-            for warning in verdict.warnings
+            for text in (*((verdict.message,) if verdict.reason is Reason.PENDING else ()), *verdict.warnings)
         ]
 
 
