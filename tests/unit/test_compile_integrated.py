@@ -148,7 +148,7 @@ def test_client_certificates_become_a_map_in_one_form():
         clientCertificates=CERTIFICATES | {"accounts": accounts},
     )
     found = authentication(made).client_certificates
-    assert found.ca_bundle == bundle
+    assert (found.trust.authorities, found.trust.system) == (bundle, False)
     assert found.account_from == (CertificateField.EMAIL,)
     assert found.accounts == (
         CertificateAccount(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 
-from cryptography import x509
-
 from postroad_operator.compile.keytab import KeytabError, read_keytab
+from postroad_operator.compile.partners import authorities, revocation
 from postroad_operator.compile.references import References
 from postroad_operator.compile.verdict import Reason, RefusedError
 from postroad_operator.resources.base import KeyReference
@@ -90,16 +89,16 @@ def compile_client_certificates(
     RefusedError
         There are no CA certificates.
     """
-    reference, field = spec.ca_bundle_config_map_ref, f"{_FIELD}.clientCertificates.caBundleConfigMapRef"
-    bundle = references.config_map(namespace, reference.name, reference.key, field)
-    try:
-        found = x509.load_pem_x509_certificates(bundle.encode())
-    except ValueError:
-        found = []
-    if not found:
-        raise RefusedError(Reason.INVALID_REF, f"{field}: holds no PEM certificates, or a damaged one")
+    field = f"{_FIELD}.clientCertificates"
+    trust = config.TlsTrust(
+        authorities=authorities(
+            spec.ca_bundle_config_map_ref, namespace, f"{field}.caBundleConfigMapRef", references
+        ),
+        system=False,
+        revocation=revocation(spec.revocation, namespace, f"{field}.revocation", references),
+    )
     return config.ClientCertificates(
-        ca_bundle=bundle,
+        trust=trust,
         account_from=tuple(CertificateField(item) for item in spec.account_from),
         accounts=tuple(_account(entry) for entry in spec.accounts),
     )
@@ -110,9 +109,7 @@ def surprises(part: config.ReceiveConnector) -> list[str]:
     warnings, accounts = [], part.authentication
     offered = AuthMechanism.INTEGRATED in part.auth_mechanisms
     if offered and not accounts.has_integrated:
-        warnings.append(
-            "spec.authMechanisms: Integrated offers nothing: give kerberos or ntlmSecretRef"
-        )
+        warnings.append("spec.authMechanisms: Integrated offers nothing: give kerberos or ntlmSecretRef")
     if accounts.has_integrated and not offered:
         warnings.append(f"{_FIELD}: NTLM and GSSAPI are not offered: add Integrated to authMechanisms")
     if offered and accounts.nt_hashes_file and not part.require_tls:

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from postroad_operator.resources.base import KeyReference, Model
 from postroad_operator.resources.directories import Address, AddressTemplate
+from postroad_operator.resources.partners import Revocation
 from postroad_operator.resources.rules import Checked, Rule
 from postroad_operator.resources.scalars import Unique
 
@@ -92,6 +93,8 @@ class ClientCertificates(Model):
 
     ca_bundle_config_map_ref: KeyReference
     """ConfigMap key with the CA certificates (PEM) that a client's must chain to."""
+    revocation: Revocation = Revocation()
+    """Revocation of clients' certificates."""
     account_from: Annotated[list[Literal["Email", "DNSName", "CommonName"]], Field(max_length=3), Unique] = ["Email"]
     """For certificates that accounts says nothing of: the first of these that one has is its account's name."""
     accounts: list[CertificateAccount] = Field(default=[], max_length=1024)

@@ -20,8 +20,9 @@ class Channel:
 
     remote_ip: str
     tls: bool = False
-    client_certificate: bytes | None = field(default=None, repr=False)
-    """DER of the certificate that the client proved to hold in the TLS handshake; not yet checked against any CA."""
+    client_chain: tuple[bytes, ...] = field(default=(), repr=False)
+    """DER of the certificates that the client showed in the TLS handshake. It holds the key of the first; nothing of
+    them is checked against any authority yet."""
     binding: Callable[[str], bytes | None] = lambda _: None
     """Channel binding data by type: ``tls-server-end-point`` (RFC 5929), ``tls-exporter`` (RFC 9266)."""
 

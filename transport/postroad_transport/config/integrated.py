@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from postroad_transport.config.part import Part
+from postroad_transport.config.partners import TlsTrust
 
 
 class Kerberos(Part, frozen=True, kw_only=True):
@@ -39,8 +40,8 @@ class CertificateAccount(Part, frozen=True, kw_only=True):
 class ClientCertificates(Part, frozen=True, kw_only=True):
     """EXTERNAL: the client's TLS certificate names its account."""
 
-    ca_bundle: str
-    """PEM of the CAs that a certificate must chain to."""
+    trust: TlsTrust
+    """Authorities that a certificate must chain to, and how revocation is found out."""
     account_from: tuple[CertificateField, ...] = ()
     """Where `accounts` says nothing: the first of these that the certificate has is the account's name."""
     accounts: tuple[CertificateAccount, ...] = ()

@@ -6,12 +6,12 @@ It raises :class:`LoginError` for a server that breaks the mechanism, and ends w
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 
 import msgspec
-from cryptography import x509
+
+from postroad_transport.tls.binding import end_point
 
 Run = Generator[bytes, bytes, None]
 MAX_ITERATIONS = 1_000_000
@@ -145,13 +145,6 @@ def _scram(mechanism: str) -> Callable[[Credentials, Terms], Run]:
         yield b""
 
     return scram
-
-
-def end_point(certificate: bytes) -> bytes:
-    """Return the ``tls-server-end-point`` binding (RFC 5929 section 4.1) of a certificate in DER."""
-    algorithm = x509.load_der_x509_certificate(certificate).signature_hash_algorithm
-    name = algorithm.name if algorithm is not None and algorithm.name not in ("md5", "sha1") else "sha256"
-    return hashlib.new(name, certificate).digest()
 
 
 _RUNS: dict[str, Callable[[Credentials, Terms], Run]] = {

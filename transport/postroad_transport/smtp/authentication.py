@@ -17,7 +17,7 @@ from postroad_transport.policy.verdict import Refuse
 from postroad_transport.smtp import replies
 from postroad_transport.smtp.content import ContentVerbs
 from postroad_transport.smtp.lines import Flaw
-from postroad_transport.tls.binding import binding
+from postroad_transport.tls.binding import binding, shown_by
 
 MAX_FAILED_LOGINS = 3
 """Failed attempts on one connection; the connection is closed after the last."""
@@ -72,7 +72,7 @@ class Authentication(ContentVerbs):
         return Channel(
             remote_ip=self.facts.remote_ip,
             tls=True,
-            client_certificate=tls.getpeercert(True),
+            client_chain=shown_by(tls),
             binding=lambda kind: binding(tls, kind, end_point),
         )
 
