@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import ldap3
 from ldap3.core.exceptions import LDAPException
-from ldap3.utils.conv import escape_filter_chars
+from ldap3.utils.conv import escape_bytes
 
 from postroad_transport.auth.accounts import Account
 from postroad_transport.auth.addresses import addresses
@@ -164,6 +164,8 @@ class Session:
             client_strategy=ldap3.SYNC,
             auto_referrals=False,
             check_names=False,
+            # The filter is escaped already.
+            auto_escape=False,
             read_only=True,
             receive_timeout=math.ceil(self._config.operation_timeout),
         )
@@ -188,7 +190,8 @@ class _Verified(ldap3.Tls):
 def search_filter(template: str, username: str) -> str:
     """Return the filter for `username`: ``{user}``, and ``{local}`` and ``{domain}`` of one that is an address.
 
-    Values are escaped (RFC 4515 section 3), so that no name can change what is asked.
+    Values are escaped (RFC 4515 section 3) octet by octet: ldap3 would take ``:=`` in a value for an operator, and
+    strip its blanks.
     """
     local, at, domain = username.rpartition("@")
     values = {"{user}": username, "{local}": local if at else username, "{domain}": domain if at else ""}
@@ -199,14 +202,14 @@ def search_filter(template: str, username: str) -> str:
         parts.append(before)
         name, closing, beyond = after.partition("}")
         value = values.get(f"{{{name}}}") if closing else None
-        parts.append(brace if value is None else escape_filter_chars(value))
+        parts.append(brace if value is None else escape_bytes(value.encode("utf-8", "surrogatepass")))
         rest = after if value is None else beyond
     return "".join(parts)
 
 
-def account_of(attributes: Mapping[str, Sequence[bytes]], config: Ldap, dn: str) -> Account | None:
+def account_of(attributes: Mapping[str, Sequence[bytes] | None], config: Ldap, dn: str) -> Account | None:
     """Return the account of an entry, None where it has no usable name; that is logged."""
-    values = {name.lower(): [_text(value) for value in found] for name, found in attributes.items()}
+    values = {name.lower(): [_text(value) for value in found or ()] for name, found in attributes.items()}
     names = values.get(config.account_attribute.lower(), [])
     if len(names) != 1 or not 0 < len(names[0]) <= MAX_NAME or not names[0].isprintable():
         log.warning("the entry %r cannot log in: it has not one printable %s", dn, config.account_attribute)
