@@ -17,6 +17,7 @@ MAXIMUM_GAUGES = frozenset(
         "postroad_certificate_not_after_timestamp_seconds",
         "postroad_config_generation_info",
         "postroad_config_last_reload_timestamp_seconds",
+        "postroad_domain_security_last_success_timestamp_seconds",
     }
 )
 
@@ -79,6 +80,23 @@ class Metrics:
             ["connector"],
             buckets=_LATENCY,
             registry=r,
+        )
+        # Domain security
+        self.domain_security = Counter(
+            "postroad_domain_security",
+            "Mail with partners' domains put to the proof; direction in (by MAIL) or out (by session), result ok"
+            " or a reason.",
+            ["direction", "connector", "domain", "result"],
+            registry=r,
+        )
+        self.domain_security_success = Gauge(
+            "postroad_domain_security_last_success_timestamp_seconds",
+            "When mutual TLS with a partner's domain was proved last.",
+            ["direction", "connector", "domain"],
+            registry=r,
+        )
+        self.crl_fetches = Counter(
+            "postroad_crl_fetches", "Revocation lists asked for; result ok or a reason.", ["result"], registry=r
         )
         # Spool
         self.spool_commits = Counter("postroad_spool_commits", "Durable transactions.", registry=r)

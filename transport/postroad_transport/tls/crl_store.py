@@ -1,0 +1,282 @@
+"""Certificate revocation lists: fetched from distribution points, kept in memory and on disk, renewed in time.
+
+A list is looked for only for certificates that lead to an authority that is trusted, so a stranger cannot make the
+tier ask for anything. What is asked for is http or https, no redirect is followed, and size and time are limited.
+
+A list is good until its ``nextUpdate``; it is fetched anew much earlier, in the background, so that a revocation is
+seen within :data:`REFRESH` seconds and an outage is bridged by the list at hand. Workers share the lists on disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from cryptography import x509
+
+from postroad_transport.config import Revocation, RevocationMode
+from postroad_transport.telemetry.events import EventLog
+from postroad_transport.telemetry.metrics import Metrics
+from postroad_transport.tls.revocation import Crl, Status, counts, distribution_points, status
+
+if TYPE_CHECKING:
+    from aiohttp import ClientSession
+
+MAX_BYTES = 16 * 1024 * 1024
+"""Size of the largest list that is taken."""
+MAX_LISTS = 200
+"""Lists kept; the one that was wanted longest ago goes first."""
+FETCH_SECONDS = 10.0
+"""How long fetching one list may take."""
+RETRY = 10.0
+"""Seconds after a failure in which nothing is fetched from the same place again."""
+REFRESH = 3600.0
+"""Age, in seconds, at which a list is fetched anew; sooner where three quarters of its time are over."""
+UNUSED = 7 * 86_400.0
+"""Seconds after which a list that nobody wanted is forgotten."""
+_AT_ONCE = 256 * 1024
+
+
+class FetchError(Exception):
+    """A list could not be had; the message is a fixed word, for metrics."""
+
+
+@dataclass(slots=True)
+class _Held:
+    crl: Crl | None = None
+    fetched: float = 0.0
+    wanted: float = 0.0
+    failed: float = 0.0
+    task: asyncio.Task[None] | None = None
+
+    def due(self) -> float:
+        """Return when to fetch anew."""
+        at = self.fetched + REFRESH
+        if self.crl is not None and self.crl.next_update_utc is not None:
+            at = min(at, self.fetched + 0.75 * (self.crl.next_update_utc.timestamp() - self.fetched))
+        return max(at, self.failed + RETRY)
+
+
+class CrlStore:
+    """The lists of one worker.
+
+    Parameters
+    ----------
+    directory
+        Where lists are kept over restarts; None: nowhere.
+    clock
+        Seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        directory: Path | None = None,
+        *,
+        metrics: Metrics | None = None,
+        events: EventLog | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._directory = directory
+        self._metrics = metrics
+        self._events = events
+        self._clock = clock
+        self._held: dict[str, _Held] = {}
+        self._session: ClientSession | None = None
+        self._refresher: asyncio.Task[None] | None = None
+        self._added = asyncio.Event()
+        self._turns = asyncio.Semaphore(4)
+
+    async def lists(self, path: Sequence[x509.Certificate], revocation: Revocation) -> tuple[Crl, ...]:
+        """Return the lists that say whether the certificates of a valid `path` were revoked, as far as they can be had.
+
+        Waits at most about :data:`FETCH_SECONDS` for each place asked; never raises for what goes wrong there.
+        """
+        found = list(parse_crls(revocation.crls))
+        if revocation.mode is RevocationMode.OFF or not revocation.fetch:
+            return tuple(found)
+        now = self._clock()
+        for certificate, issuer in pairwise(path):
+            if status(certificate, issuer, found, now) is not Status.UNKNOWN:
+                continue
+            for url in distribution_points(certificate):
+                if not allowed(url, revocation.hosts):
+                    continue
+                crl = await self._get(url)
+                if crl is not None and counts(crl, issuer, now):
+                    found.append(crl)
+                    break
+        return tuple(found)
+
+    async def close(self) -> None:
+        """Stop renewing, close connections."""
+        tasks = [held.task for held in self._held.values() if held.task is not None]
+        tasks += [self._refresher] if self._refresher is not None else []
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        self._refresher = None
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def _get(self, url: str) -> Crl | None:
+        now = self._clock()
+        held = self._held.get(url)
+        if held is None:
+            self._make_room()
+            held = self._held[url] = _Held()
+            self._added.set()
+        held.wanted = now
+        if not _current(held.crl, now) and now >= held.failed + RETRY:
+            if held.task is None:
+                held.task = asyncio.create_task(self._renew(url, held))
+            # A session that goes away takes nothing from the others that wait for the same list.
+            await asyncio.shield(held.task)
+        if self._refresher is None:
+            self._refresher = asyncio.create_task(self._refresh())
+        return held.crl
+
+    async def _renew(self, url: str, held: _Held) -> None:
+        """Take the list that another worker has fetched, else fetch it; keep the old one where that fails."""
+        try:
+            now = self._clock()
+            content = await asyncio.to_thread(self._read, url, max(held.fetched, now - REFRESH))
+            if content is not None:
+                crl = await _parse(content[0])
+                if _current(crl, now):
+                    held.crl, held.fetched = crl, content[1]
+                    if held.due() > now:
+                        return
+            async with self._turns:
+                data = await self._fetch(url)
+            held.crl, held.fetched, held.failed = await _parse(data), now, 0.0
+            await asyncio.to_thread(self._write, url, data)
+            self._count("ok")
+        except FetchError as error:
+            held.failed = self._clock()
+            self._count(str(error))
+            if self._events is not None:
+                self._events.emit("crl.failed", url=url, reason=str(error))
+        finally:
+            held.task = None
+
+    async def _fetch(self, url: str) -> bytes:
+        import aiohttp  # here, since only who verifies partners needs it
+
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                timeout=aiohttp.ClientTimeout(total=FETCH_SECONDS), cookie_jar=aiohttp.DummyCookieJar()
+            )
+        data = bytearray()
+        try:
+            async with self._session.get(url, allow_redirects=False) as response:
+                if response.status != 200:
+                    raise FetchError("status")
+                async for chunk in response.content.iter_chunked(65_536):
+                    data += chunk
+                    if len(data) > MAX_BYTES:
+                        raise FetchError("too_big")
+        except TimeoutError:
+            raise FetchError("timeout") from None
+        except (aiohttp.ClientError, OSError, ValueError):
+            raise FetchError("unreachable") from None
+        return bytes(data)
+
+    async def _refresh(self) -> None:
+        """Renew lists before they are needed, until cancelled."""
+        while True:
+            self._added.clear()
+            now = self._clock()
+            self._held = {url: held for url, held in self._held.items() if held.task or held.wanted > now - UNUSED}
+            for url, held in list(self._held.items()):
+                if held.task is None and held.due() <= now:
+                    held.task = asyncio.create_task(self._renew(url, held))
+                    await asyncio.shield(held.task)
+            next_due = min((held.due() for held in self._held.values()), default=now + REFRESH)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._added.wait(), max(1.0, next_due - self._clock()))
+
+    def _make_room(self) -> None:
+        if len(self._held) >= MAX_LISTS:
+            idle = [url for url, held in self._held.items() if held.task is None]
+            if idle:
+                del self._held[min(idle, key=lambda url: self._held[url].wanted)]
+
+    def _count(self, result: str) -> None:
+        if self._metrics is not None:
+            self._metrics.crl_fetches.labels(result).inc()
+
+    # On disk
+
+    def _file(self, url: str) -> Path | None:
+        return self._directory and self._directory / f"{hashlib.sha256(url.encode()).hexdigest()}.crl"
+
+    def _read(self, url: str, newer_than: float) -> tuple[bytes, float] | None:
+        """Return a list from disk, and when it was fetched, where that is later than what is known."""
+        file = self._file(url)
+        try:
+            if file is None or (fetched := file.stat().st_mtime) <= newer_than:
+                return None
+            return file.read_bytes(), fetched
+        except OSError:
+            return None
+
+    def _write(self, url: str, data: bytes) -> None:
+        file = self._file(url)
+        if file is None:
+            return
+        with contextlib.suppress(OSError):  # lists can be had again
+            file.parent.mkdir(parents=True, exist_ok=True)
+            temporary = file.with_suffix(f".{os.getpid()}")
+            temporary.write_bytes(data)
+            temporary.replace(file)
+
+
+def allowed(url: str, hosts: Sequence[str]) -> bool:
+    """Tell whether a list may be fetched from there; no `hosts`: from anywhere."""
+    try:
+        host = urlsplit(url).hostname
+    except ValueError:
+        return False
+    return bool(host) and (not hosts or host in hosts)
+
+
+@lru_cache(maxsize=32)
+def parse_crls(text: str) -> tuple[Crl, ...]:
+    """Return the lists in a PEM text.
+
+    Raises
+    ------
+    ValueError
+        One is damaged. What the compiler has let pass is not.
+    """
+    end = "-----END X509 CRL-----"
+    blocks = [part[part.index("-----BEGIN") :] + end for part in text.split(end)[:-1]]
+    return tuple(x509.load_pem_x509_crl(block.encode()) for block in blocks)
+
+
+def _current(crl: Crl | None, now: float) -> bool:
+    return crl is not None and crl.next_update_utc is not None and now < crl.next_update_utc.timestamp()
+
+
+async def _parse(data: bytes) -> Crl:
+    try:
+        return await asyncio.to_thread(_load, data) if len(data) > _AT_ONCE else _load(data)
+    except ValueError:
+        raise FetchError("unreadable") from None
+
+
+def _load(data: bytes) -> Crl:
+    return x509.load_pem_x509_crl(data) if data.lstrip().startswith(b"-----BEGIN") else x509.load_der_x509_crl(data)
