@@ -128,7 +128,7 @@ class Peer:
             elif verb == "BDAT":
                 data = bytes(await reader.readexactly(int(text.split()[1])))
                 now = await self._end(writer, now, data)
-            elif verb == "STARTTLS":
+            elif verb in ("STARTTLS", "X-ANONYMOUSTLS"):
                 if (await self._say(writer, verb, b"220 2.0.0 go\r\n")).startswith(b"220") and self.tls_context:
                     await writer.start_tls(self.tls_context)
             elif verb == "AUTH":

@@ -1,15 +1,17 @@
 """Group, usage and grant by role by principal by verb: by the pure functions, and over real SMTP.
 
-Server groups other than ExternallySecuredServers cannot prove themselves over SMTP yet; their sessions are real
-ones that begin with the principal which server authentication will give them.
+Hub and edge servers prove themselves with X-ANONYMOUSTLS. Partners and legacy servers, who authenticate by other
+means, have real sessions that begin with the principal which these give them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from pathlib import Path
 
+import msgspec
 import pytest
 from manifest_kit import ACCOUNTS, auth_plain, compiled, connector, domain, free_ports, secrets, users
 from permission_matrix import (
@@ -29,6 +31,7 @@ from permission_matrix import (
     expected,
     members,
 )
+from trust_kit import party, trust
 
 from postroad_operator.compile import Compilation, Reason
 from postroad_operator.resources import Resource
@@ -40,8 +43,10 @@ from postroad_transport.policy.receive import check_exch50, check_login, check_m
 from postroad_transport.policy.session import ANONYMOUS, SessionFacts
 from postroad_transport.policy.tier import TierPolicy
 from postroad_transport.policy.verdict import Allow, Verdict
+from postroad_transport.tls.direct_trust import trust_contexts
 
 CASES = list(cases())
+CERTIFIED = {"HubTransportServers": "hub", "EdgeTransportServers": "edge"}
 
 
 def address_of(index: int) -> str:
@@ -50,10 +55,10 @@ def address_of(index: int) -> str:
 
 
 def case_connector(case: Case, index: int, port: int) -> Resource:
-    external = case.principal == "ExternallySecuredServers"
+    mechanism = {"ExternallySecuredServers": "ExternalAuthoritative"} | dict.fromkeys(CERTIFIED, "ExchangeServer")
     spec = case.spec | {
         "remoteIPRanges": [f"{address_of(index)}/32"],
-        "authMechanisms": ["ExternalAuthoritative" if external else "BasicAuth"],
+        "authMechanisms": [mechanism.get(case.principal, "BasicAuth")],
         "authentication": ACCOUNTS,
         "limits": {"messageSize": SIZE_LIMIT},
     }
@@ -179,12 +184,15 @@ class Session:
         return await self.ask("bytes")  # 7 octets with the CRLF
 
 
-async def talked(tier, case: Case, index: int) -> dict[str, object]:
+async def talked(tier, case: Case, index: int, contexts: dict[str, ssl.SSLContext]) -> dict[str, object]:
     found: dict[str, object] = {}
     line = await tier.connect(local_addr=(address_of(index), 0))
     session = Session(line)
     await line.reply()
     await session.ask("EHLO client.example")
+    if case.principal in CERTIFIED:
+        assert await line.ask("X-ANONYMOUSTLS") == "220 2.0.0 Ready to start TLS"
+        await line.writer.start_tls(contexts[case.principal])
     if case.principal.startswith("user:"):
         found["login"] = await session.ask(auth_plain("alice"))
     offers = (await line.ask("EHLO client.example")).split("\n")
@@ -213,11 +221,18 @@ async def talked(tier, case: Case, index: int) -> dict[str, object]:
 async def test_real_sessions_answer_every_case_as_the_tables_say(role: str, make_tier, tmp_path: Path) -> None:
     compilation, named = compiled_cases(role, *free_ports(1))
     secrets(tmp_path, compilation)
-    tier = await make_tier(config=compilation.config)
+    servers = {principal: party(name) for principal, name in CERTIFIED.items()}
+    own = party("own")
+    known = trust(tmp_path, own, **{CERTIFIED[principal]: server for principal, server in servers.items()})
+    contexts = {
+        principal: trust_contexts(trust(tmp_path, server, hub=own), tmp_path).client
+        for principal, server in servers.items()
+    }
+    tier = await make_tier(config=msgspec.structs.replace(compilation.config, direct_trust=known))
     for name, case in named:
-        if case.principal not in ("Anonymous", "user:alice", "ExternallySecuredServers"):
+        if case.principal in ("PartnerServers", "LegacyExchangeServers"):
             tier.serving.connectors[name].principals = frozenset({case.principal})
-    results = await asyncio.gather(*(talked(tier, case, int(name[1:])) for name, case in named))
+    results = await asyncio.gather(*(talked(tier, case, int(name[1:]), contexts) for name, case in named))
     assert {case.name: result for (_, case), result in zip(named, results, strict=True)} == {
         case.name: expected(case) for _, case in named
     }

@@ -1,6 +1,6 @@
 """Send usage and grant by destination: which headers leave (spec.md 1.2, 1.5), by the pure function and over SMTP.
 
-ExchangeServer destinations cannot be spoken to yet: what leaves to them is judged by the pure function only.
+ExchangeServer destinations prove with X-ANONYMOUSTLS that they are hub transport servers.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 from manifest_kit import compiled, resource
 from smtp_peer import Peer, envelope
+from trust_kit import party, trust
 
 from postroad_transport.config import SendConnector, TierConfig
 from postroad_transport.policy.headers import outbound
 from postroad_transport.policy.principals import send_permissions
 from postroad_transport.routing.table import Route, RoutingTable
 from postroad_transport.telemetry.metrics import Metrics
+from postroad_transport.tls.direct_trust import trust_contexts
 from postroad_transport.worker.hops import Resolvers, hop_factory
 
 HEADERS = {
@@ -95,18 +97,29 @@ def test_what_leaves_is_what_the_table_and_the_grants_say(case: Case) -> None:
 
 
 async def test_what_arrives_is_what_the_table_and_the_grants_say(tmp_path: Path) -> None:
-    spoken = [case for case in CASES if case.spec["smartHostAuthMechanism"] != "ExchangeServer"]
-    assert len(spoken) > 60
-    async with Peer(extensions=("XEXCH50", "8BITMIME")) as peer:
-        for case in spoken:
+    ours, theirs = party("ours"), party("theirs")
+    here = trust_contexts(trust(tmp_path, ours, hub=theirs), tmp_path)
+    there = trust_contexts(trust(tmp_path, theirs, hub=ours), tmp_path)
+    extensions = ("XEXCH50", "8BITMIME", "X-ANONYMOUSTLS")
+    async with Peer(extensions=extensions, tls_context=there.server) as peer:
+        for case in CASES:
             config = configured(case, peer.port)
             route = RoutingTable(config).route("elsewhere.example")
             assert isinstance(route, Route)
-            make = hop_factory(config, {}, state_dir=tmp_path, addresses=(), resolvers=Resolvers(), metrics=Metrics())
+            make = hop_factory(
+                config,
+                {},
+                state_dir=tmp_path,
+                addresses=(),
+                resolvers=Resolvers(),
+                metrics=Metrics(),
+                server_trust=here,
+            )
             hop = make(route)
             message = envelope("r@elsewhere.example")
             await hop.deliver(message, message.recipients, [MESSAGE])
             await hop.close()
             assert peer.taken[-1].data == case.expected(), case.name
-    assert len(peer.taken) == len(spoken)
+    assert len(peer.taken) == len(CASES)
+    assert "X-ANONYMOUSTLS" in peer.commands
     assert not [command for command in peer.commands if command.startswith("XEXCH50")]
