@@ -1,86 +1,74 @@
-"""The chart, rendered by helm and applied: the API server takes every object, and the rights in it suffice."""
+"""The chart, rendered and applied: the API server takes every object and pod, and the rights in it suffice."""
 
 from __future__ import annotations
 
-import subprocess
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from chart_kit import documents, pod_templates, rendered, values_matrix
 from cluster_kit import Cluster, Operator, condition
-from control_plane import ControlPlane, binary, wait_for
+from control_plane import ApiError, ControlPlane, wait_for
 
-CHART = Path(__file__).parents[2] / "charts" / "postroad"
-VALUES: dict[str, list[str]] = {
-    "defaults": [],
-    "all namespaces": ["--set", "operator.allNamespaces=true,tier.clientAddressesHidden=true"],
-    "edge, node ports": ["--set", "tier.role=edge,transport.service.type=NodePort,transport.replicas=1"],
-    "internal": ["--set", "transport.service.type=ClusterIP,transport.spool.storageClassName=fast"],
-    "own images": ["--set", "image.tag=v1,transport.image.tag=v2,imagePullSecrets[0].name=pull"],
-}
+VALUES = values_matrix()
+#: As much of the Prometheus operator's definitions as the chart uses; every other field is refused.
+MONITORING = Path(__file__).with_name("monitoring_crds.yaml")
 
 
-def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
-    program = binary("helm")
-    if program is None:
-        pytest.skip("NO HELM: not found in $KUBEBUILDER_ASSETS, in /usr/local/kubebuilder/bin or on the PATH")
-    return subprocess.run([program, *arguments], capture_output=True, text=True, timeout=60, check=False)
+@pytest.fixture(scope="module")
+def monitored(control_plane: ControlPlane) -> ControlPlane:
+    control_plane.kubectl("apply", "--server-side", "-f", str(MONITORING))
+    control_plane.kubectl("wait", "--for=condition=Established", "--timeout=60s", "-f", str(MONITORING))
 
+    def known() -> bool:
+        return "podmonitors" in control_plane.kubectl("api-resources", "--api-group=monitoring.coreos.com")
 
-def rendered(namespace: str, *values: str) -> str:
-    done = helm("template", "pr", str(CHART), "--namespace", namespace, *values)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def documents(text: str) -> dict[str, dict[str, Any]]:
-    return {f"{item['kind']}/{item['metadata']['name']}": item for item in yaml.safe_load_all(text) if item}
-
-
-def test_the_chart_passes_its_linter() -> None:
-    done = helm("lint", "--strict", str(CHART))
-    assert done.returncode == 0, done.stdout
-
-
-@pytest.mark.parametrize(
-    "value",
-    ["transport.replicas=-1", "tier.name=Bad_Name", "transport.service.type=Magic", "operator.replicsa=2"],
-)
-def test_values_that_cannot_work_are_refused(value: str) -> None:
-    done = helm("template", "pr", str(CHART), "--set", value)
-    assert done.returncode != 0
-    assert value.partition("=")[0].rpartition(".")[2] in done.stderr.replace("'", "")
+    wait_for(known, what="discovery of the monitors")
+    return control_plane
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_the_api_server_takes_every_object(control_plane: ControlPlane, namespace: str, name: str) -> None:
+def test_the_api_server_takes_every_object(monitored: ControlPlane, namespace: str, name: str) -> None:
     text = rendered(namespace, *VALUES[name])
-    control_plane.kubectl(
+    output = monitored.kubectl(
         "apply", "--server-side", "--dry-run=server", "--validate=strict", "-n", namespace, "-f", "-", stdin=text
     )
+    assert output.count("serverside-applied") == len(documents(text))
 
 
-def test_pods_run_restricted() -> None:
-    for name in ("Deployment/pr-operator", "StatefulSet/pr-default"):
-        spec = documents(rendered("default"))[name]["spec"]["template"]["spec"]
-        assert spec["securityContext"]["runAsNonRoot"] is True
-        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        for container in spec["containers"]:
-            security = container["securityContext"]
-            assert security["readOnlyRootFilesystem"] is True
-            assert security["allowPrivilegeEscalation"] is False
-            assert security["capabilities"] == {"drop": ["ALL"]}
+def pod_of(name: str, template: dict[str, Any]) -> dict[str, Any]:
+    spec = json.loads(json.dumps(template["spec"]))
+    mounted = {mount["name"] for container in spec["containers"] for mount in container.get("volumeMounts", ())}
+    there = {volume["name"] for volume in spec.get("volumes", ())}
+    # The StatefulSet's controller adds the claims.
+    spec.setdefault("volumes", []).extend({"name": one, "emptyDir": {}} for one in mounted - there)
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "labels": template["metadata"]["labels"]},
+        "spec": spec,
+    }
 
 
-def test_an_upgrade_of_the_operator_alone_leaves_the_transport_pods() -> None:
-    before, after = (
-        documents(rendered("default", "--set", f"image.tag={tag},operator.leaseDuration=20,transport.image.tag=v1"))
-        for tag in ("v1", "v2")
-    )
-    assert before["Deployment/pr-operator"] != after["Deployment/pr-operator"]
-    assert before["StatefulSet/pr-default"]["spec"] == after["StatefulSet/pr-default"]["spec"]
+@pytest.mark.parametrize("name", ["defaults", "all namespaces", "no volumes", "one more port"])
+def test_pod_security_restricted_lets_every_pod_in(control_plane: ControlPlane, namespace: str, name: str) -> None:
+    client = control_plane.client
+    label = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
+    client.request("PATCH", f"/api/v1/namespaces/{namespace}", label, "application/merge-patch+json")
+    templates = pod_templates(documents(rendered(namespace, *VALUES[name])))
+    assert len(templates) == 4
+    for number, template in enumerate(templates.values()):
+        client.request("POST", client.path("Pod", namespace), pod_of(f"pod-{number}", template))
+    # The same without what the chart says about security is refused: it is enforced.
+    bare = pod_of("bare", next(iter(templates.values())))
+    for part in (bare["spec"], *bare["spec"]["containers"]):
+        del part["securityContext"]
+    with pytest.raises(ApiError) as refused:
+        client.request("POST", client.path("Pod", namespace), bare)
+    assert refused.value.code == 403
+    assert "restricted" in refused.value.message
 
 
 @pytest.fixture
@@ -88,7 +76,7 @@ def installed(
     control_plane: ControlPlane, namespace: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[Cluster]:
     """The chart, applied, and its operator run as its Deployment says, with the rights of its service account."""
-    text = rendered(namespace, *request.param)
+    text = rendered(namespace, *request.param, "--set", "defaults.enabled=false,crds.upgrade=false")
     control_plane.kubectl("apply", "--server-side", "-n", namespace, "-f", "-", stdin=text)
     container = documents(text)["Deployment/pr-operator"]["spec"]["template"]["spec"]["containers"][0]
     arguments = [argument.replace("$(POD_NAMESPACE)", namespace) for argument in container["args"][1:]]
@@ -126,21 +114,9 @@ def test_the_rights_of_the_chart_suffice(installed: Cluster) -> None:
         )
     except AssertionError as error:
         raise AssertionError(f"{error}\n{log.read_text()[-3000:]}") from None
-    installed.apply("TransportCertificate", "acme", {"issuerRef": {"name": "acme"}, "dnsNames": ["a.example"]})
-    refused = wait_for(
-        lambda: condition(installed.get("TransportCertificate", "acme"), "Accepted").get("message"), what="a verdict"
-    )
-    # Without the right to ask it would say so instead.
-    assert "cert-manager is not installed" in refused
     published = installed.get("ConfigMap", "postroad-default")["metadata"]
     assert annotations["postroad.dev/config-hash"] == published["annotations"]["postroad.dev/config-hash"]
     assert [owner["name"] for owner in published["ownerReferences"]] == ["pr-operator"]
     assert "ownerReferences" not in installed.get("Secret", "postroad-default-certificates")["metadata"]
     assert "403" not in log.read_text()
     assert installed.operators[0].metric("postroad_operator_apply_errors_total") == 0
-
-
-def test_cluster_wide_rights_are_given_only_where_they_are_wanted() -> None:
-    namespaced, everywhere = (documents(rendered("mail", *VALUES[name])) for name in ("defaults", "all namespaces"))
-    assert not any(name.startswith("Cluster") for name in namespaced)
-    assert "ClusterRole/pr-mail-resources" in everywhere
