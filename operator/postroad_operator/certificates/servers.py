@@ -11,20 +11,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
-
-from postroad_operator.certificates.authority import BACKDATE, ISSUER_KEYS, self_signed
+from postroad_operator.certificates.authority import BACKDATE, self_signed
+from postroad_operator.certificates.bundle import read_bundle
 from postroad_operator.certificates.ensure import certificate_files
-from postroad_operator.certificates.material import (
-    CertificateError,
-    Material,
-    key_pem,
-    load_chain,
-    load_key,
-    pem,
-    same_key,
-)
+from postroad_operator.certificates.material import Material
 from postroad_operator.certificates.request import DAY, CertificateRequest, KeySource
 from postroad_operator.certificates.store import CertificateStore
 from postroad_operator.compile import IssuedCertificate, ServerIdentity
@@ -112,15 +102,5 @@ def _request(hostname: str) -> CertificateRequest:
 
 def _load(store: CertificateStore, name: str) -> Material | None:
     """Return what is kept under a name; None where there is nothing, or nothing that can be read."""
-    bundle = store.load(name)
-    if bundle is None:
-        return None
-    try:
-        chain, key = load_chain(bundle), load_key(bundle)
-    except CertificateError:
-        return None
-    return _material(chain[0], key) if isinstance(key, ISSUER_KEYS) else None
-
-
-def _material(leaf: x509.Certificate, key: CertificateIssuerPrivateKeyTypes) -> Material | None:
-    return Material(pem(leaf), key_pem(key)) if same_key(key.public_key(), leaf.public_key()) else None
+    bundle = read_bundle(store.load(name))
+    return bundle.material() if bundle else None
