@@ -46,12 +46,18 @@ SOUND: list[tuple[str, dict[str, Any]]] = [
     ("TransportCertificate", CERTIFICATE),
     ("TransportCertificate", {"secretRef": {"name": "tls"}}),
     ("TransportCertificate", CERTIFICATE | {"subject": {"C": "KR", "DC": ["a", "example"], "CN": "a.example"}}),
+    (
+        "TransportCertificate",
+        CERTIFICATE
+        | {"subject": {"DC": ["d" * 255], "S": "s" * 128, "L": "l" * 128, "O": "o" * 64, "OU": ["Mail", "u" * 64]}},
+    ),
     ("ReceiveConnector", RECEIVE | {"remoteIPRanges": ["10.0.0.1-10.0.0.9", "::1", "fd00::/8"]}),
     (
         "SendConnector",
         HOSTS | {"smartHosts": [{"host": "10.0.0.1"}], "smartHostAuthMechanism": "ExternalAuthoritative"},
     ),
     ("TransportCertificate", CERTIFICATE | {"privateKey": {"algorithm": "RSA", "size": 2048}}),
+    ("TransportCertificate", {"subscription": {"role": "Edge", "certificates": "PEM"}}),
 ]
 
 BROKEN: list[tuple[str, dict[str, Any], str]] = [
@@ -136,10 +142,26 @@ BROKEN: list[tuple[str, dict[str, Any], str]] = [
     ("AcceptedDomain", {"domain": "a.example", "aliasOf": "A.example"}, "alias of itself"),
     ("AcceptedDomain", {"domain": "a.example", "aliasOf": "b.example", "default": True}, "spec.default"),
     ("TransportCertificate", CERTIFICATE | {"selfSigned": {}}, "exactly one of selfSigned"),
+    (
+        "TransportCertificate",
+        CERTIFICATE | {"subscription": {"role": "Hub", "certificates": ""}},
+        "exactly one of selfSigned",
+    ),
+    ("TransportCertificate", {"subscription": {"role": "hub", "certificates": ""}}, "spec.subscription.role"),
+    (
+        "TransportCertificate",
+        {"subscription": {"role": "Hub", "certificates": "-----BEGIN EC PRIVATE KEY-----"}},
+        "spec.subscription.certificates: a subscription holds certificates only",
+    ),
     ("TransportCertificate", {"dnsNames": ["a.example"]}, "exactly one of selfSigned"),
     ("TransportCertificate", {"ca": {}}, "dnsNames are needed"),
     ("TransportCertificate", CERTIFICATE | {"dnsNames": ["*.*.example"]}, "spec.dnsNames[0]"),
     ("TransportCertificate", CERTIFICATE | {"renewBefore": "90d"}, "spec.renewBefore: renewBefore is shorter"),
     ("TransportCertificate", CERTIFICATE | {"privateKey": {"algorithm": "RSA", "size": 256}}, "spec.privateKey.size"),
     ("TransportCertificate", CERTIFICATE | {"subject": {"C": "Korea"}}, "spec.subject.C"),
+    ("TransportCertificate", CERTIFICATE | {"subject": {"S": "s" * 129}}, "spec.subject.S"),
+    ("TransportCertificate", CERTIFICATE | {"subject": {"O": "o" * 65}}, "spec.subject.O"),
+    ("TransportCertificate", CERTIFICATE | {"subject": {"OU": ["u" * 65]}}, "spec.subject.OU[0]"),
+    ("TransportCertificate", CERTIFICATE | {"subject": {"OU": "Mail"}}, "spec.subject.OU"),
+    ("TransportCertificate", CERTIFICATE | {"subject": {"DC": ["d" * 256]}}, "spec.subject.DC[0]"),
 ]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from postroad_transport.config import AuthMechanism, Certificate
-from postroad_transport.policy.certificate import Selection, covers, select
+from postroad_transport.policy.certificate import Selection, covers, reason, select
 
 NOW = 1000.0
 TLS = (AuthMechanism.TLS,)
@@ -186,3 +186,36 @@ def test_selection_agrees_with_the_rules_read_aloud_and_not_with_the_stores_orde
     shuffled = random.Random(seed).sample(store, len(store))
     again = select(name, shuffled, TLS, now=NOW)
     assert (again.certificate.thumbprint, again.events) == (chosen.thumbprint, events)
+
+
+@pytest.mark.parametrize(
+    ("certificates", "mechanisms", "said"),
+    [
+        ([certificate()], (), "authMechanisms holds no TLS: STARTTLS is not offered"),
+        ([], TLS, "no certificate for SMTP holds mail.example.com: STARTTLS is not offered (event 12014)"),
+        ([certificate()], TLS, "the only one that holds mail.example.com; CA-issued"),
+        ([certificate(self_signed=True)], TLS, "the only one that holds mail.example.com; self-signed"),
+        (
+            [certificate(), certificate("s", self_signed=True, not_before=9.0)],
+            TLS,
+            "the only CA-issued one of 2 that hold mail.example.com",
+        ),
+        (
+            [certificate(), certificate("n", not_before=9.0)],
+            TLS,
+            "the newest CA-issued one of 2 that hold mail.example.com",
+        ),
+        (
+            [certificate(self_signed=True), certificate("n", self_signed=True)],
+            TLS,
+            "the newest of 2 that hold mail.example.com; none is CA-issued",
+        ),
+        (
+            [certificate(not_after=1.0)],
+            TLS,
+            "the only one that holds mail.example.com; CA-issued; expired (event 12016)",
+        ),
+    ],
+)
+def test_the_choice_is_explained_in_a_sentence(certificates, mechanisms, said):
+    assert reason("mail.example.com", certificates, mechanisms, now=NOW) == said
