@@ -18,6 +18,7 @@ from postroad_operator.compile import TierSettings
 from postroad_operator.handlers.admission import WebhookSettings, index_for, webhook
 from postroad_operator.handlers.ask import PodClient
 from postroad_operator.handlers.cluster import INPUTS, Cluster
+from postroad_operator.handlers.events import Recorder
 from postroad_operator.handlers.health import endpoints
 from postroad_operator.handlers.leader import Election, Times
 from postroad_operator.handlers.loop import Reconciler
@@ -106,11 +107,12 @@ async def _operate(options: OperatorSettings, api: KubernetesApi, pods: PodClien
 
     identity = f"{os.environ.get('POD_NAME') or socket.gethostname()}_{uuid.uuid4().hex[:8]}"
     election = Election(api, namespace, LEASE, identity, changed, Times(options.lease_duration))
+    recorder = Recorder(api, metrics, identity)
     reconciler = Reconciler(
         api=api,
         cluster=cluster,
         compiler=Compiler(api, options.settings, metrics, options.tiers),
-        writer=Writer(api, metrics, lambda: election.leading),
+        writer=Writer(api, metrics, lambda: election.leading, recorder),
         pods=pods,
         metrics=metrics,
         settings=options.settings,
@@ -139,6 +141,7 @@ async def _operate(options: OperatorSettings, api: KubernetesApi, pods: PodClien
         background = [
             asyncio.create_task(election.run(), name="election"),
             asyncio.create_task(_lead(reconciler, leading), name="reconciler"),
+            asyncio.create_task(recorder.run(), name="events"),
             asyncio.create_task(_log_in_again(clients), name="credentials"),
         ]
         # On its way out kopf waits for tasks that were made after its start, then ends them; these were made before.

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from postroad_operator.handlers.events import Recorder
 from postroad_operator.handlers.metrics import OperatorMetrics
 from postroad_operator.publish import ApiError, KubernetesApi, differs
 from postroad_operator.resources import API_VERSION
@@ -24,7 +25,14 @@ class NotLeadingError(Exception):
 class Writer:
     """Applies documents and statuses; remembers what it has just written."""
 
-    def __init__(self, api: KubernetesApi, metrics: OperatorMetrics, may_write: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        api: KubernetesApi,
+        metrics: OperatorMetrics,
+        may_write: Callable[[], bool],
+        recorder: Recorder | None = None,
+    ) -> None:
+        self._recorder = recorder
         self._api = api
         self._metrics = metrics
         self._may_write = may_write
@@ -71,6 +79,8 @@ class Writer:
             if error.code in (404, 409):
                 return False
             raise
+        if self._recorder is not None:
+            self._recorder.record(source, uid, self._now(source, version, observed), wanted)
         self._written[source] = (version, wanted, time.monotonic())
         return True
 

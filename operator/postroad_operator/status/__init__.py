@@ -4,5 +4,16 @@ from postroad_operator.status.conditions import conditions
 from postroad_operator.status.details import details
 from postroad_operator.status.pods import Answer, Pod, Serving, pod_of
 from postroad_operator.status.status import status_of
+from postroad_operator.status.transitions import Transition, transitions
 
-__all__ = ["Answer", "Pod", "Serving", "conditions", "details", "pod_of", "status_of"]
+__all__ = [
+    "Answer",
+    "Pod",
+    "Serving",
+    "Transition",
+    "conditions",
+    "details",
+    "pod_of",
+    "status_of",
+    "transitions",
+]
