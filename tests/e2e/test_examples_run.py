@@ -11,7 +11,8 @@ import yaml
 from running_tier import Manifests, Tier, free_port
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-ROLES = {"edge": "edge"}
+ROLES = {"edge": "edge", "edge-trusted": "edge"}
+HOSTNAMES = {"edge-trusted": "edge1.mail.example"}
 
 
 def on_free_ports(example: Path, target: Path) -> None:
@@ -29,7 +30,12 @@ def on_free_ports(example: Path, target: Path) -> None:
 @pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.iterdir() if path.is_dir()))
 def test_an_example_runs_as_it_stands(name: str, tmp_path: Path, start_tier: Callable[..., Tier]) -> None:
     on_free_ports(EXAMPLES / name, tmp_path / name)
-    tier = start_tier(Manifests.at(tmp_path / name), workers=1, role=ROLES.get(name, "hub"))
+    tier = start_tier(
+        Manifests.at(tmp_path / name),
+        workers=1,
+        role=ROLES.get(name, "hub"),
+        hostname=HOSTNAMES.get(name, "hub1.mail.example"),
+    )
     assert "left out" not in tier.output.read_text()
     assert tier.run["listeners"]
     for listener in tier.run["listeners"]:

@@ -12,7 +12,7 @@ from postroad_operator.resources import Secret, read
 from postroad_transport.config import Maildir, Permission, Role, TlsMode
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-ROLES = {"edge": Role.EDGE}
+ROLES = {"edge": Role.EDGE, "edge-trusted": Role.EDGE}
 
 
 def compiled(name: str) -> Compilation:

@@ -15,9 +15,11 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from postroad_transport.config import AuthMechanism, Lmtp, Maildir, SmtpHost, TierConfig, TlsMode
+from postroad_transport.config import AuthMechanism, Lmtp, Maildir, SendConnector, SmtpHost, TierConfig, TlsMode
 from postroad_transport.config.files import ConfigError, read_secret
 from postroad_transport.policy.certificate import select
+from postroad_transport.policy.direct_trust import check_anonymous_tls
+from postroad_transport.policy.verdict import Allow
 
 _LOGIN = {AuthMechanism.BASIC_AUTH, AuthMechanism.BASIC_AUTH_REQUIRE_TLS}
 
@@ -81,6 +83,8 @@ def _receiving(config: TierConfig, addresses: tuple[str, ...], now: float) -> Ta
                 tls = "off" if binding.tls is TlsMode.OFF else str(binding.tls)
                 if connector.require_tls and binding.tls is TlsMode.STARTTLS:
                     tls += ", required"
+                if isinstance(check_anonymous_tls(connector, config, binding.tls, tls=False), Allow):
+                    tls += ", X-ANONYMOUSTLS"
                 table.add_row(connector.name, f"{address}:{binding.port}", tls, login, connector.fqdn, served)
     return table
 
@@ -108,12 +112,14 @@ def _delivering(config: TierConfig, state_dir: Path) -> Table:
         kind = type(routing).__name__
         hosts = getattr(routing, "hosts", None)
         where = ", ".join(f"{host.host}:{host.port}" for host in hosts) if hosts else kind
-        table.add_row(spaces, f"connector {connector.name}", f"{where}, TLS {_outbound_tls(connector.require_tls)}")
+        table.add_row(spaces, f"connector {connector.name}", f"{where}, TLS {_outbound_tls(connector)}")
     return table
 
 
-def _outbound_tls(required: bool) -> str:
-    return "required" if required else "where offered"
+def _outbound_tls(connector: SendConnector) -> str:
+    if connector.auth_mechanism is AuthMechanism.EXCHANGE_SERVER:
+        return "by direct trust"
+    return "required" if connector.require_tls else "where offered"
 
 
 def _try_it(config: TierConfig, address: str, ca: Path, accounts: list[str], password: str) -> list[str]:
