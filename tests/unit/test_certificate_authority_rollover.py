@@ -87,6 +87,15 @@ def test_an_authority_that_ended_without_a_successor_is_reported_and_kept(store)
     assert store.bundles[AUTHORITY_NAME] == kept
 
 
+def test_an_authority_that_was_taken_away_is_replaced_at_once_and_trusted_no_more(store):
+    _, (stolen,), _ = at(store, NOW)
+    del store.bundles[AUTHORITY_NAME]
+    leaf, (root,), _ = at(store, NOW + DAY)
+    assert root != stolen
+    assert issued_by(leaf, root)
+    assert at(store, NOW + 2 * DAY)[1] == [root]
+
+
 def test_a_damaged_successor_gives_way_to_another(store):
     at(store, NOW)
     at(store, SUCCEEDS)

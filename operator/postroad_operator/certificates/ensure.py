@@ -168,7 +168,8 @@ def _provide(
     if problems := check_request(request):
         raise CertificateError(*problems)
     authority = authorities.get(request.secret) if request.key_source is KeySource.CA else None
-    material = _kept_or_made(request, authority, retired, store, now)
+    forget = request.key_source is KeySource.CA and not request.secret and authorities.own.is_new
+    material = _kept_or_made(request, authority, None if forget else retired, store, now)
     leaf = material.leaf
     start, end = leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()
     if authority is not None and leaf.not_valid_after_utc == authority.certificate.not_valid_after_utc:
@@ -180,7 +181,7 @@ def _provide(
 def _kept_or_made(
     request: CertificateRequest,
     authority: Authority | None,
-    retired: RetiredRoots,
+    retired: RetiredRoots | None,
     store: CertificateStore,
     now: float,
 ) -> Material:
@@ -190,7 +191,7 @@ def _kept_or_made(
     if kept is not None:
         if not reissue_reason(kept.leaf, kept.key, request, authority, now):
             return kept.material(trust_pem=authority.trust_pem if authority else pem(kept.leaf))
-        if kept.root is not None and (authority is None or kept.root != authority.chain[-1]):
+        if retired and kept.root is not None and (authority is None or kept.root != authority.chain[-1]):
             retired.retire(pem(kept.root), kept.leaf.not_valid_after_utc.timestamp())
         if request.rotation is KeyRotation.NEVER and key_fits(kept.key, request):
             key = kept.key

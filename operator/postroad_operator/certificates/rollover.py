@@ -63,11 +63,14 @@ class OwnAuthority:
         """The successor's certificate, while it is trusted and does not issue."""
         self.look_at: float | None = None
         """When the next step is due."""
+        self.is_new = False
+        """There was none before: who took the one before away does not want it trusted."""
 
     def get(self) -> Authority:
         """Return the authority that issues now. Raises CertificateError, OSError."""
         kept = self._store.load(AUTHORITY_NAME)
         if kept is None:
+            self.is_new = True
             return self._made(AUTHORITY_NAME)
         where = "the tier's own authority"
         current = load_chain(kept, where)[0]
