@@ -202,7 +202,7 @@ async def test_user_without_submit_gets_535(tls_tier, client_tls):
 async def test_account_source_that_fails_gives_454(tls_tier, client_tls, monkeypatch):
     tier = await tls_tier()
 
-    async def unavailable(self, username: str, password: str) -> None:
+    async def unavailable(*_) -> None:
         raise AuthUnavailableError
 
     monkeypatch.setattr(Accounts, "verify", unavailable)

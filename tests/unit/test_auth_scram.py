@@ -41,7 +41,7 @@ def server(channel: Channel = CLEAR, *, plus: bool = False, known: Accounts | No
 async def test_the_example_of_rfc_7677():
     exchange = Scram(accounts().scram_keys, CLEAR, plus=False, nonce=lambda: SERVER_NONCE)
     assert await exchange.step(None) == Challenge(b"")
-    assert await exchange.step(FIRST) == Challenge(SERVER_FIRST)
+    assert await exchange.step(FIRST) == Challenge(SERVER_FIRST, username="user")
     assert await exchange.step(FINAL) == Challenge(VERIFIER)
     assert await exchange.step(b"") == Accepted(Account("user", ("user@example.com", "*@sales.example")))
 

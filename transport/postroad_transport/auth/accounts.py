@@ -15,8 +15,10 @@ from functools import cache
 
 from postroad_transport.auth import scram_keys
 from postroad_transport.auth.passwords import (
+    ANYBODY,
     AuthUnavailableError,
     HashFormatError,
+    Origin,
     PasswordVerifier,
     check_format,
     decoy,
@@ -86,7 +88,7 @@ class Accounts:
         invented = hashlib.shake_256(self._secret + username.encode()).digest(64 + length)
         return ScramKeys(iterations, invented[64:], invented[:32], invented[32:64]), None
 
-    async def verify(self, username: str, password: str) -> Account | None:
+    async def verify(self, username: str, password: str, origin: Origin = ANYBODY) -> Account | None:
         """Return the account if the password is right. An unknown user costs as much as a wrong password.
 
         Raises
@@ -96,7 +98,7 @@ class Accounts:
         """
         account, encoded = self._accounts.get(username, (None, self._decoy))
         verifier = self._verifier or shared_verifier()
-        good = await verifier.verify(username, password, encoded)
+        good = await verifier.verify(username, password, encoded, origin)
         return account if good else None
 
 

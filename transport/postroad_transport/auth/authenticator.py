@@ -93,8 +93,8 @@ def build(
         mechanisms["SCRAM-SHA-256"] = lambda channel: Scram(keys, channel, plus=False)
     if accounts is not None or directories:
         passwords = PasswordSources(accounts, directories)
-        mechanisms["PLAIN"] = lambda _: Plain(passwords)
-        mechanisms["LOGIN"] = lambda _: Login(passwords)
+        mechanisms["PLAIN"] = lambda channel: Plain(passwords.asked_on(channel))
+        mechanisms["LOGIN"] = lambda channel: Login(passwords.asked_on(channel))
     if tokens := token_sources(config, lease, metrics):
         scopes = config.oauth2.required_scopes if config.oauth2 is not None else ()
         discovery = config.oauth2.configuration_url if config.oauth2 is not None else ""

@@ -20,6 +20,8 @@ class Channel:
 
     remote_ip: str
     tls: bool = False
+    suspect: bool = False
+    """The address has failed to log in lately: what it asks may wait."""
     client_chain: tuple[bytes, ...] = field(default=(), repr=False)
     """DER of the certificates that the client showed in the TLS handshake. It holds the key of the first; nothing of
     them is checked against any authority yet."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from postroad_transport.auth.accounts import Account, Accounts, AuthUnavailableError
-from postroad_transport.auth.exchange import PasswordSource
+from postroad_transport.auth.exchange import Channel, PasswordSource
+from postroad_transport.auth.passwords import ANYBODY, Origin
+from postroad_transport.policy.bans import address_subject
 
 
 class PasswordSources:
@@ -16,14 +18,22 @@ class PasswordSources:
     keep the rest from being asked; if nobody then takes the password, the answer is that nobody knows.
     """
 
-    def __init__(self, accounts: Accounts | None, others: Sequence[PasswordSource] = ()) -> None:
+    def __init__(
+        self, accounts: Accounts | None, others: Sequence[PasswordSource] = (), origin: Origin = ANYBODY
+    ) -> None:
         self._accounts = accounts
         self._others = tuple(others)
+        self._origin = origin
+
+    def asked_on(self, channel: Channel) -> PasswordSources:
+        """Return the same sources, for one client: whose turn it is depends on who asks."""
+        origin = Origin(address_subject(channel.remote_ip), channel.suspect)
+        return PasswordSources(self._accounts, self._others, origin)
 
     async def verify(self, username: str, password: str) -> Account | None:
         """Return the account, None where user or password is wrong. Raises AuthUnavailableError."""
         if self._accounts is not None and (not self._others or username in self._accounts):
-            return await self._accounts.verify(username, password)
+            return await self._accounts.verify(username, password, self._origin)
         down: AuthUnavailableError | None = None
         for source in self._others:
             try:

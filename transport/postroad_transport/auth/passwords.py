@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import contextlib
 import hashlib
 import hmac
 import os
@@ -12,8 +13,11 @@ import re
 import secrets
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import count
+from typing import NamedTuple
 
 import argon2
 import argon2.low_level
@@ -113,11 +117,38 @@ def check_password(encoded: str, password: bytes) -> bool:
         raise AuthUnavailableError("the password hash cannot be checked") from error
 
 
+class Origin(NamedTuple):
+    """Who asks, as far as fairness goes."""
+
+    source: str = ""
+    """The client's address, or its network."""
+    suspect: bool = False
+    """It has failed lately."""
+
+
+ANYBODY = Origin()
+
+
+class _Job(NamedTuple):
+    """A check that waits; the smallest is next."""
+
+    rank: tuple[bool, int, int]
+    """Suspects last; then by how many of its source waited before; then by age."""
+    question: bytes
+    source: str
+    encoded: str
+    secret: bytes
+    answer: Future[bool]
+
+
 class PasswordVerifier:
     """Checks passwords in a few threads, joins equal questions, and remembers right answers for a while.
 
     What is remembered is an HMAC under a key that only this process has, over user, password and stored hash:
     a changed hash is a different question, so the memory survives a reload and never outlives a password.
+
+    Who guesses must not keep others waiting: a source takes its turn with the others however much it asks, one that
+    has failed lately comes after all that have not, and when too many wait, the last in this order is sent away.
     """
 
     def __init__(
@@ -128,16 +159,21 @@ class PasswordVerifier:
         clock: Callable[[], float] = time.monotonic,
         check: Callable[[str, bytes], bool] = check_password,
     ) -> None:
-        self._pool = ThreadPoolExecutor(threads or min(4, os.cpu_count() or 1), "passwords")
+        self._threads = threads or min(4, os.cpu_count() or 1)
+        self._pool = ThreadPoolExecutor(self._threads, "passwords", initializer=_yield_to_others)
         self._max_pending = max_pending
         self._clock = clock
         self._check = check
         self._key = secrets.token_bytes(32)
         self._lock = threading.Lock()
-        self._pending: dict[bytes, Future[bool]] = {}
+        self._pending: dict[bytes, _Job] = {}
+        self._waiting: list[_Job] = []
+        self._running = 0
+        self._by_source: Counter[str] = Counter()
+        self._numbers = count()
         self._good_until: dict[bytes, float] = {}
 
-    async def verify(self, username: str, password: str, encoded: str) -> bool:
+    async def verify(self, username: str, password: str, encoded: str, origin: Origin = ANYBODY) -> bool:
         """Tell whether `password` matches the stored hash of `username`.
 
         Raises
@@ -150,18 +186,16 @@ class PasswordVerifier:
         with self._lock:
             if self._good_until.get(question, 0.0) > self._clock():
                 return True
-            future = self._pending.get(question)
-            if future is None:
-                if len(self._pending) >= self._max_pending:
-                    raise AuthUnavailableError("too many logins are being checked")
-                future = self._pending[question] = self._pool.submit(self._check, encoded, secret)
-        future.add_done_callback(lambda done: self._settle(question, done))
+            job = self._pending.get(question) or self._add(question, encoded, secret, origin)
         # Shielded: others may wait for the same answer when this session goes away.
-        return await asyncio.shield(asyncio.wrap_future(future))
+        return await asyncio.shield(asyncio.wrap_future(job.answer))
 
     def close(self) -> None:
-        """Stop the threads; what has not begun is cancelled."""
+        """Stop the threads; what has not begun is given up."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            for job in list(self._waiting):
+                self._send_away(job)
 
     def _question(self, username: bytes, password: bytes, encoded: str) -> bytes:
         mac = hmac.new(self._key, digestmod=hashlib.sha256)
@@ -170,21 +204,73 @@ class PasswordVerifier:
             mac.update(part)
         return mac.digest()
 
-    def _settle(self, question: bytes, done: Future[bool]) -> None:
-        with self._lock:
-            if self._pending.pop(question, None) is not done:
-                return
-            if done.cancelled() or done.exception() is not None or not done.result():
-                return
-            if len(self._good_until) >= REMEMBER_ENTRIES:
-                self._forget()
-            self._good_until[question] = self._clock() + REMEMBER
+    # The lock is held in all of these.
 
-    def _forget(self) -> None:
+    def _add(self, question: bytes, encoded: str, secret: bytes, origin: Origin) -> _Job:
+        rank = origin.suspect, self._by_source[origin.source], next(self._numbers)
+        job = _Job(rank, question, origin.source, encoded, secret, Future())
+        if len(self._pending) >= self._max_pending:
+            last = max(self._waiting, default=job)
+            if last <= job:
+                raise AuthUnavailableError("too many logins are being checked")
+            self._send_away(last)
+        self._pending[question] = job
+        self._by_source[job.source] += 1
+        self._waiting.append(job)
+        self._start()
+        return job
+
+    def _start(self) -> None:
+        while self._waiting and self._running < self._threads:
+            job = min(self._waiting)
+            self._pool.submit(self._run, job)
+            self._waiting.remove(job)
+            self._running += 1
+
+    def _send_away(self, job: _Job) -> None:
+        self._waiting.remove(job)
+        self._forget_job(job)
+        job.answer.set_exception(AuthUnavailableError("too many logins are being checked"))
+
+    def _forget_job(self, job: _Job) -> None:
+        del self._pending[job.question]
+        self._by_source[job.source] -= 1
+        if not self._by_source[job.source]:
+            del self._by_source[job.source]
+
+    def _remember(self, question: bytes) -> None:
         now = self._clock()
-        self._good_until = {question: until for question, until in self._good_until.items() if until > now}
-        while len(self._good_until) >= REMEMBER_ENTRIES:
-            del self._good_until[next(iter(self._good_until))]
+        if len(self._good_until) >= REMEMBER_ENTRIES:
+            self._good_until = {question: until for question, until in self._good_until.items() if until > now}
+            while len(self._good_until) >= REMEMBER_ENTRIES:
+                del self._good_until[next(iter(self._good_until))]
+        self._good_until[question] = now + REMEMBER
+
+    # In a thread of the pool.
+
+    def _run(self, job: _Job) -> None:
+        good, failure = False, None
+        try:
+            good = self._check(job.encoded, job.secret)
+        except Exception as error:
+            failure = error
+        with self._lock:
+            self._running -= 1
+            self._forget_job(job)
+            if good:
+                self._remember(job.question)
+            with contextlib.suppress(RuntimeError):  # the pool is shut down
+                self._start()
+        if failure is not None:
+            job.answer.set_exception(failure)
+        else:
+            job.answer.set_result(good)
+
+
+def _yield_to_others() -> None:
+    """Let the event loop go first where processors are scarce. Linux has a niceness for each thread."""
+    with contextlib.suppress(OSError, AttributeError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
 
 
 def _filler(text: str) -> str:

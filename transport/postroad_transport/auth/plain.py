@@ -39,7 +39,7 @@ class Login:
             return Challenge(b"Username:")
         if self._username is None:
             self._username = text(response)
-            return Challenge(b"Password:")
+            return Challenge(b"Password:", username=self._username)
         return await checked(self._source, self._username, text(response))
 
 

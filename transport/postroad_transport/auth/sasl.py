@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import binascii
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from postroad_transport.policy.reply import Reply
 
@@ -30,6 +30,8 @@ class Challenge:
     """What the server says next, not yet encoded."""
 
     data: bytes
+    username: str = field(default="", kw_only=True)
+    """Whom the client claims to be, where that is known by now: an account that is closed to it ends here."""
 
     def encode(self) -> bytes:
         """Return the challenge as a 334 reply on the wire."""

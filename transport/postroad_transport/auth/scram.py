@@ -97,7 +97,7 @@ class Scram:
         salt = binascii.b2a_base64(self._keys.salt, newline=False)
         server_first = b"r=%b,s=%b,i=%d" % (self._nonce, salt, self._keys.iterations)
         self._exchanged = bare + b"," + server_first + b","
-        return Challenge(server_first)
+        return Challenge(server_first, username=self._username)
 
     def _final(self, message: bytes) -> Challenge | Rejected:
         without_proof, _, encoded = message.rpartition(b",p=")

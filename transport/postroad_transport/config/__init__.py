@@ -1,6 +1,7 @@
 """The tier's compiled configuration: the one input of everything that moves mail."""
 
 from postroad_transport.config.authentication import Authentication
+from postroad_transport.config.bans import Bans
 from postroad_transport.config.integrated import CertificateAccount, CertificateField, ClientCertificates, Kerberos
 from postroad_transport.config.model import (
     AcceptedDomain,
@@ -40,6 +41,7 @@ __all__ = [
     "AddressSpace",
     "AuthMechanism",
     "Authentication",
+    "Bans",
     "Binding",
     "Certificate",
     "CertificateAccount",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from postroad_transport.config.bans import Bans
 from postroad_transport.config.directories import Ldap, OAuth2, ServiceAccounts
 from postroad_transport.config.integrated import ClientCertificates, Kerberos
 from postroad_transport.config.part import Part
@@ -19,6 +20,7 @@ class Authentication(Part, frozen=True, kw_only=True):
     nt_hashes_file: str = ""
     """Secret file with NT hashes of passwords, for NTLM; empty: none."""
     client_certificates: ClientCertificates | None = None
+    bans: Bans = Bans()
 
     @property
     def has_passwords(self) -> bool:

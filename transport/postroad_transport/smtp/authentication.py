@@ -8,6 +8,8 @@ from dataclasses import replace
 
 from postroad_transport.auth.accounts import Account, AuthUnavailableError
 from postroad_transport.auth.authenticator import Authenticator
+from postroad_transport.auth.ban_store import ACCOUNT, ADDRESS
+from postroad_transport.auth.bans import Standing
 from postroad_transport.auth.exchange import Accepted, Channel, ErrorChallenge, Exchange, Rejected
 from postroad_transport.auth.sasl import Challenge, SaslError, decode
 from postroad_transport.policy.authentication import check_auth
@@ -25,10 +27,19 @@ STEP_TIMEOUT = 60.0
 """Seconds after which a step of a mechanism is given up, should its source have no limit of its own."""
 
 
+PERMISSION = "permission"
+"""Why a login fails whose credentials were good: no guess, hence never a reason for a ban."""
+
+
+class AccountClosedError(Exception):
+    """The account is closed to the client's address for the time being."""
+
+
 class Authentication(ContentVerbs):
     """Mixin with AUTH."""
 
     _failed_logins: int
+    _standing: Standing
 
     def verb_auth(self, argument: bytes) -> bytes | Awaitable[bytes]:
         """RFC 4954 section 4."""
@@ -48,6 +59,11 @@ class Authentication(ContentVerbs):
             return replies.AUTH_NOT_OFFERED
         if not 1 <= len(words) <= 2:
             return replies.AUTH_SYNTAX
+        self._standing = connector.bans.standing(facts.remote_ip)
+        if self._standing is Standing.BANNED:
+            connector.bans.refused(ADDRESS)
+            self._ending = True
+            return replies.BANNED
         return self._authenticate_with(connector.authenticator, name, words[1] if len(words) == 2 else None)
 
     async def _authenticate_with(self, authenticator: Authenticator, name: str, response: bytes | None) -> bytes:
@@ -58,6 +74,11 @@ class Authentication(ContentVerbs):
         except (AuthUnavailableError, TimeoutError):
             self._count_login(name, "unavailable")
             return replies.AUTH_UNAVAILABLE
+        except AccountClosedError:
+            self._failed_logins += 1
+            self._count_login(name, "closed")
+            self.connector.bans.refused(ACCOUNT)
+            return await self._refused_login(replies.ACCOUNT_CLOSED)
         if outcome is None:
             return replies.AUTH_LINE_TOO_LONG
         if isinstance(outcome, Rejected):
@@ -65,24 +86,35 @@ class Authentication(ContentVerbs):
         return await self._log_in(name, outcome.account)
 
     def _channel(self) -> Channel:
+        suspect = self._standing is Standing.SUSPECT
         tls = self.transport.get_extra_info("ssl_object")
         if tls is None:
-            return Channel(self.facts.remote_ip)
+            return Channel(self.facts.remote_ip, suspect=suspect)
         end_point = self.connector.end_point if tls.context is self.connector.tls_context else None
         return Channel(
             remote_ip=self.facts.remote_ip,
             tls=True,
+            suspect=suspect,
             client_chain=shown_by(tls),
             binding=lambda kind: binding(tls, kind, end_point),
         )
 
     async def _exchange(self, exchange: Exchange, name: str, response: bytes | None) -> Accepted | Rejected | None:
-        """Go through the exchange; a failure is on record when it is returned. None: a line that is none."""
+        """Go through the exchange; a failure is on record when it is returned. None: a line that is none.
+
+        Raises
+        ------
+        AccountClosedError
+            The account is closed to this address; nothing is said or counted of the credentials.
+        SaslError, AuthUnavailableError
+            See :meth:`Exchange.step`.
+        """
         step = await self._step(exchange, None if response is None else decode(response, initial=True))
         while isinstance(step, Challenge):
             if isinstance(step, ErrorChallenge):
                 # Before the client can answer or hang up, so that neither saves it the count.
-                self._note_failure(name, step.rejected)
+                await self._note_failure(name, step.rejected)
+            self._check_open(step.username)
             self._writer.write(step.encode())
             line = self._input.next_line(self.input_line_limit)
             while line is None:
@@ -94,9 +126,14 @@ class Authentication(ContentVerbs):
                 return None
             self._timer.postpone(self._timeout_duration)
             step = await self._step(exchange, decode(line))
+        self._check_open(step.username if isinstance(step, Rejected) else step.account.name)
         if isinstance(step, Rejected):
-            self._note_failure(name, step)
+            await self._note_failure(name, step)
         return step
+
+    def _check_open(self, username: str) -> None:
+        if username and self.connector.bans.closes(self.facts.remote_ip, username):
+            raise AccountClosedError
 
     async def _step(self, exchange: Exchange, response: bytes | None) -> Challenge | Accepted | Rejected:
         self._reply_due = self.loop.time() + self.connector.config.limits.tarpit
@@ -114,24 +151,25 @@ class Authentication(ContentVerbs):
         verdict = check_login(self.connector.policy, facts)
         if isinstance(verdict, Refuse):
             self.refusal("AUTH", verdict, account.name)
-            self._note_failure(used, Rejected(account.name, "permission"))
+            await self._note_failure(used, Rejected(account.name, PERMISSION))
             return await self._refused_login()
         self.facts = facts
         self.session.authenticated = True
         self._count_login(used, "ok")
+        await self.connector.bans.succeeded(facts.remote_ip, account.name)
         return replies.AUTHENTICATED
 
-    async def _refused_login(self) -> bytes:
+    async def _refused_login(self, reply: bytes = replies.AUTH_UNSUCCESSFUL) -> bytes:
         # Also on the way out: a new connection must not be the cheaper way to guess. The delay counts from when the
         # credentials came in, so that it hides how long they took to check.
         await self._flushed()
         await asyncio.sleep(max(0.0, self._reply_due - self.loop.time()))
         if self._failed_logins >= MAX_FAILED_LOGINS:
             self._ending = True
-            return replies.AUTH_UNSUCCESSFUL + replies.TOO_MANY_LOGINS
-        return replies.AUTH_UNSUCCESSFUL
+            return reply + replies.TOO_MANY_LOGINS
+        return reply
 
-    def _note_failure(self, used: str, rejected: Rejected) -> None:
+    async def _note_failure(self, used: str, rejected: Rejected) -> None:
         self._failed_logins += 1
         self._count_login(used, "failed")
         self.serving.events.emit(
@@ -142,6 +180,8 @@ class Authentication(ContentVerbs):
             mechanism=used,
             reason=rejected.reason,
         )
+        if rejected.reason != PERMISSION:
+            await self.connector.bans.failed(self.facts.remote_ip, rejected.username)
 
     def _count_login(self, used: str, result: str) -> None:
         self.serving.metrics.authentications.labels(self.connector.config.name, used, result).inc()

@@ -24,7 +24,8 @@ from postroad_transport.smtp.anonymous_tls import AnonymousTls
 from postroad_transport.smtp.connection import Disconnected, tls_facts
 from postroad_transport.smtp.exch50 import Exch50
 from postroad_transport.smtp.lines import Flaw
-from postroad_transport.smtp.sessions import Sessions
+from postroad_transport.smtp.partners import PartnerVerbs
+from postroad_transport.smtp.sessions import BANNED, Sessions
 from postroad_transport.smtp.writer import ReplyWriter
 
 log = logging.getLogger("postroad.smtp")
@@ -34,7 +35,7 @@ Verb = Callable[[Any, bytes], "bytes | Awaitable[bytes]"]
 _HELLO_NAME = re.compile(rb"\[?[A-Za-z0-9_](?:[A-Za-z0-9_.:-]{0,253})\]?").fullmatch
 
 
-class Reception(Exch50, AnonymousTls):
+class Reception(Exch50, AnonymousTls, PartnerVerbs):
     """One session.
 
     Parameters
@@ -69,6 +70,7 @@ class Reception(Exch50, AnonymousTls):
         self._port = port
         self._peer = peer
         self._admitted = False
+        self._certified = False
         self._between_commands = False
         self._line_due: bytes | None = None
         self._errors = 0
@@ -108,12 +110,15 @@ class Reception(Exch50, AnonymousTls):
             self._timer.limit = self.loop.time() + limits.total_timeout
         self._reset_timeout()
         if self.facts.tls:
+            self._certified = bool(self._presented())
             self._count_handshake("ok")
         self._handler_coroutine = self.loop.create_task(self._handle_client())
 
     def _refuse_connection(self, reason: str, reply: bytes) -> None:
         self.serving.metrics.sessions_refused.labels(reason).inc()
-        self.serving.events.emit("session.refused", client=self.session.peer[0], port=self._port, reason=reason)
+        # The ban itself is in the log; a banned client may come by the thousand.
+        if reason != BANNED:
+            self.serving.events.emit("session.refused", client=self.session.peer[0], port=self._port, reason=reason)
         self._writer.write(reply)
         self._writer.close()
 
@@ -151,6 +156,7 @@ class Reception(Exch50, AnonymousTls):
         read its replies.
         """
         next_line = self._input.next_line
+        at_once = VERBS_OF_PARTNERS_AT_ONCE if self._certified else VERBS_AT_ONCE
         while not (self._ending or self._stopping or self._write_paused):
             line = next_line(self.input_line_limit)
             if line is None:
@@ -160,7 +166,7 @@ class Reception(Exch50, AnonymousTls):
                 self._refuse_line(line)
                 continue
             verb, _, argument = line.partition(b" ")
-            method = VERBS_AT_ONCE.get(verb) or VERBS_AT_ONCE.get(verb.upper())
+            method = at_once.get(verb) or at_once.get(verb.upper())
             if method is None:
                 self._line_due = line
                 return False
@@ -203,7 +209,8 @@ class Reception(Exch50, AnonymousTls):
     def _answer(self, line: bytes) -> bytes | Awaitable[bytes]:
         self._timer.postpone(self._timeout_duration)
         verb, _, argument = line.partition(b" ")
-        method = VERBS.get(verb) or VERBS.get(verb.upper())
+        verbs = VERBS_OF_PARTNERS if self._certified else VERBS
+        method = verbs.get(verb) or verbs.get(verb.upper())
         return replies.UNRECOGNIZED if method is None else method(self, argument)
 
     def _refuse_line(self, flaw: Flaw) -> None:
@@ -304,6 +311,7 @@ class Reception(Exch50, AnonymousTls):
             remote_ip=self.facts.remote_ip, local_port=self._port, tls=True, principals=self.connector.principals
         )
         self._reset_transaction()
+        self._certified = bool(self._presented())
         self._count_handshake("ok")
         return b""
 
@@ -370,6 +378,10 @@ VERBS: dict[bytes, Verb] = {
     b"STARTTLS": Reception.verb_starttls,
     b"X-ANONYMOUSTLS": Reception.verb_x_anonymoustls,
 }
+
+VERBS_OF_PARTNERS_AT_ONCE = {verb: method for verb, method in VERBS_AT_ONCE.items() if verb != b"MAIL"}
+"""Of sessions whose client has presented a certificate: what it proves may have to be waited for."""
+VERBS_OF_PARTNERS: dict[bytes, Verb] = {**VERBS, b"MAIL": Reception.mail_of_partner}
 
 
 def handshake_failure(error: BaseException | None) -> str:

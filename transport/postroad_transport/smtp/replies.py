@@ -26,6 +26,7 @@ TOO_MANY_FROM_SOURCE = _wire(421, "4.7.0", "Too many connections from your addre
 TOO_MANY_ERRORS = _wire(421, "4.7.0", "Too many errors")
 TOO_MANY_MESSAGES = _wire(421, "4.7.0", "Too many messages on this connection")
 TOO_MANY_LOGINS = _wire(421, "4.7.0", "Too many failed authentication attempts")
+BANNED = _wire(421, "4.7.0", "Too many failed logins from your address, try again later")
 TIMED_OUT = _wire(421, "4.4.2", "Timed out waiting for the client")
 SHUTTING_DOWN = _wire(421, "4.3.2", "Service shutting down")
 
@@ -57,6 +58,7 @@ TLS_NOT_OFFERED = _wire(502, "5.5.1", "STARTTLS is not offered")
 AUTH_NOT_OFFERED = _wire(502, "5.5.1", "AUTH is not offered")
 BDAT_NOT_OFFERED = _wire(502, "5.5.1", "BDAT is not offered")
 AUTH_UNSUCCESSFUL = _wire(535, "5.7.3", "Authentication unsuccessful")
+ACCOUNT_CLOSED = _wire(454, "4.7.0", "Too many failed logins to this account, try again later")
 AUTH_UNAVAILABLE = _wire(454, "4.7.0", "Temporary authentication failure")
 AUTH_LINE_TOO_LONG = _wire(500, "5.5.6", "Authentication exchange line is too long")
 

@@ -11,6 +11,8 @@ from secrets import randbits
 from ssl import SSLContext
 
 from postroad_transport.auth.authenticator import Authenticator, build
+from postroad_transport.auth.ban_store import BanStore
+from postroad_transport.auth.bans import ConnectorBans
 from postroad_transport.auth.sources import Sources
 from postroad_transport.config import ReceiveConnector, TierConfig, TlsMode
 from postroad_transport.config.files import SECRETS_DIRECTORY, read_secret
@@ -28,6 +30,7 @@ from postroad_transport.spool.store import Store
 from postroad_transport.telemetry.events import EventLog
 from postroad_transport.telemetry.metrics import Metrics
 from postroad_transport.tls.binding import end_point_of_chain
+from postroad_transport.tls.crl_store import CrlStore
 from postroad_transport.tls.direct_trust import TrustContexts, trust_contexts
 from postroad_transport.tls.server import server_context
 
@@ -44,6 +47,7 @@ class PreparedConnector:
         selection: Selection,
         tls_context: SSLContext | None,
         authenticator: Authenticator,
+        bans: ConnectorBans,
         metrics: Metrics,
         end_point: bytes | None = None,
         server_trust: TrustContexts | None = None,
@@ -56,6 +60,7 @@ class PreparedConnector:
         self.end_point = end_point
         self.server_trust = server_trust
         self.authenticator = authenticator
+        self.bans = bans
         self.principals = initial_principals(config)
         self.tls_modes = {binding.port: binding.tls for binding in config.bindings}
         self.greeting = f"220 {config.fqdn} {config.banner or 'ESMTP Postroad'}\r\n".encode()
@@ -67,6 +72,10 @@ class PreparedConnector:
             for tls in (False, True)
             for exch50 in (False, True)
         }
+        # Then a client that may not log in has nothing to do here.
+        self.is_for_logins_only = (
+            bool(authenticator) and server_trust is None and not policy.access(self.principals).may_submit
+        )
         self.sessions = metrics.sessions.labels(config.name)
         self.sessions_open = metrics.sessions_open.labels(config.name)
         self.messages_received = metrics.messages_received.labels(config.name)
@@ -124,6 +133,7 @@ class Serving:
     metrics: Metrics
     events: EventLog
     on_committed: OnCommitted
+    crls: CrlStore = field(default_factory=CrlStore)
     clock: Callable[[], float] = time.time
     random_bits: Callable[[int], int] = field(default=randbits)
     commit_timeout: float = 60.0
@@ -167,11 +177,13 @@ def prepare(
     events: EventLog,
     on_committed: OnCommitted,
     sources: Sources,
+    bans: BanStore | None = None,
+    crls: CrlStore | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Serving:
     """Build what is to be served from a configuration and the secrets beside it in `directory`.
 
-    Reads secret files, changes nothing, announces nothing.
+    Reads secret files, changes nothing, announces nothing. Without `bans` nobody is banned.
 
     Raises
     ------
@@ -189,7 +201,9 @@ def prepare(
         if selection.certificate is not None:
             secrets = directory / SECRETS_DIRECTORY
             context = server_context(
-                secrets / selection.certificate.chain_file, secrets / selection.certificate.key_file
+                secrets / selection.certificate.chain_file,
+                secrets / selection.certificate.key_file,
+                asks=bool(policy.secure_domains),
             )
             end_point = end_point_of_chain(read_secret(directory, selection.certificate.chain_file))
         authenticator = build(connector, partial(read_secret, directory), sources.lease(), metrics)
@@ -199,6 +213,9 @@ def prepare(
             selection=selection,
             tls_context=context,
             authenticator=authenticator,
+            bans=ConnectorBans(
+                connector.name, connector.authentication.bans, bans, metrics=metrics, events=events, clock=clock
+            ),
             metrics=metrics,
             end_point=end_point,
             server_trust=trust if trusts else None,
@@ -210,5 +227,6 @@ def prepare(
         metrics=metrics,
         events=events,
         on_committed=on_committed,
+        crls=crls or CrlStore(clock=clock),
         clock=clock,
     )

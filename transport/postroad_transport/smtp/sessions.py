@@ -7,8 +7,13 @@ import contextlib
 from collections import Counter
 from typing import Protocol
 
+from postroad_transport.auth.ban_store import ADDRESS
+from postroad_transport.auth.bans import Standing
 from postroad_transport.smtp import replies
 from postroad_transport.smtp.serving import PreparedConnector, Serving
+
+BANNED = "banned"
+"""Label value of a connection refused by a ban."""
 
 
 class Stoppable(Protocol):
@@ -45,6 +50,9 @@ class Sessions:
             return "connections", replies.TOO_MANY_CONNECTIONS
         if limits.connections_per_source and self._by_source[name, ip] >= limits.connections_per_source:
             return "connections_per_source", replies.TOO_MANY_FROM_SOURCE
+        if connector.is_for_logins_only and connector.bans.standing(ip) is Standing.BANNED:
+            connector.bans.refused(ADDRESS)
+            return BANNED, replies.BANNED
         return None
 
     def add(self, session: Stoppable, connector: PreparedConnector, ip: str) -> None:

@@ -56,6 +56,18 @@ class Metrics:
             buckets=_LATENCY,
             registry=r,
         )
+        self.bans = Counter(
+            "postroad_bans",
+            "Bans begun after failed logins; kind is address or account.",
+            ["connector", "kind"],
+            registry=r,
+        )
+        self.ban_refusals = Counter(
+            "postroad_ban_refusals",
+            "Connections and logins refused by a ban; kind is address or account.",
+            ["connector", "kind"],
+            registry=r,
+        )
         self.tls_handshakes = Counter(
             "postroad_tls_handshakes",
             "TLS handshakes; direction in or out, version such as TLSv1.3, result ok or a reason.",

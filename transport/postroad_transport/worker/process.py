@@ -13,6 +13,7 @@ from typing import Any
 
 from aiohttp import web
 
+from postroad_transport.auth.ban_store import open_bans
 from postroad_transport.auth.sources import Sources
 from postroad_transport.config.files import ConfigError, load
 from postroad_transport.delivery.queue import DeliveryQueue
@@ -60,6 +61,7 @@ class Worker:
         self._events = events
         self._resolvers = resolvers
         self._sources = Sources()
+        self._bans = open_bans(settings.state_dir, events)
         self._hash = ""
 
     @classmethod
@@ -157,6 +159,7 @@ class Worker:
                 events=self._events,
                 on_committed=self._committed,
                 sources=self._sources,
+                bans=self._bans,
             )
             routing = await asyncio.to_thread(RoutingTable, config)
             factory = hop_factory(
@@ -231,6 +234,8 @@ class Worker:
         await self._listeners.drain(grace)
         await self._queue.drain(max(1.0, grace - (time.monotonic() - started)))
         await self._sources.close()
+        if self._bans is not None:
+            await asyncio.to_thread(self._bans.close)
         await self._store.close()
         self._events.emit("worker.drained")
         self._events.flush()
