@@ -108,18 +108,17 @@ def test_contexts_are_built_once(server, tmp_path):
     assert client_context(None) is client_context(None)
 
 
-def test_a_client_certificate_is_taken_when_asked_for_and_not_demanded(tmp_path):
+def test_any_client_certificate_is_taken_when_asked_for_and_none_is_demanded(tmp_path):
     material = issue(AUTHORITY, request("mail.example.com"), NOW)
     chain, key = write(tmp_path, material)
-    asking = server_context(chain, key, client_trust=TRUST)
+    asking = server_context(chain, key, asks=True)
     client = ssl.create_default_context(cadata=TRUST)
     handshake(asking, client, "mail.example.com")
     client.load_cert_chain(chain, key)
     handshake(asking, client, "mail.example.com")
     stranger = ssl.create_default_context(cadata=TRUST)
     stranger.load_cert_chain(*write(tmp_path, issue(OTHER, request("x.example"), NOW), "stranger"))
-    with pytest.raises(ssl.SSLError):
-        handshake(asking, stranger, "mail.example.com")
+    handshake(asking, stranger, "mail.example.com")
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -157,12 +156,9 @@ def test_garbage_is_refused(tmp_path, garbage):
 
 
 @pytest.mark.parametrize("trust", ["garbage", "-----BEGIN CERTIFICATE-----\nxx\n-----END CERTIFICATE-----\n", "é"])
-def test_a_trust_bundle_that_is_not_pem_is_refused(trust, tmp_path):
+def test_a_trust_bundle_that_is_not_pem_is_refused(trust):
     with pytest.raises(ConfigError, match="trust bundle"):
         client_context(TlsAuthLevel.CERTIFICATE_VALIDATION, trust=trust)
-    chain, key = write(tmp_path, issue(AUTHORITY, request("mail.example.com"), NOW))
-    with pytest.raises(ConfigError, match="client trust"):
-        server_context(chain, key, client_trust=trust)
 
 
 def test_a_trust_bundle_may_hold_comments_in_any_script():

@@ -46,6 +46,10 @@ class TransactionVerbs(SMTP):
         """Count a refused address or parameter, and return its reply."""
         raise NotImplementedError
 
+    def _identify(self, sender: Mailbox | None) -> None:
+        """Make the session who it proves to be for this sender (spec.md 4)."""
+        raise NotImplementedError
+
     def _reset_transaction(self) -> None:
         self._begun = False
         self._sender: Mailbox | None = None
@@ -85,6 +89,8 @@ class TransactionVerbs(SMTP):
         if sender is not None and not parameters.smtputf8 and not _is_ascii(sender):
             self.refused("MAIL", "smtputf8", "553")
             return replies.NON_ASCII_ADDRESS
+        if self.connector.policy.secure_domains:
+            self._identify(sender)
         verdict = check_mail(self.serving.tier, self.connector.policy, facts, sender, size=parameters.size)
         if isinstance(verdict, Refuse):
             return self.refusal("MAIL", verdict, sender.address if sender else "")

@@ -12,13 +12,10 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
-
-from postroad_transport.config.files import ConfigError
 
 _T = TypeVar("_T")
 _READ = 64 * 1024
@@ -29,22 +26,15 @@ class AskingContext(ssl.SSLContext):
 
     Parameters
     ----------
-    chain, key
-        PEM files: leaf first, then intermediates; and the leaf's private key.
     ciphers
         The suites of TLS 1.2, as OpenSSL writes them.
-
-    Raises
-    ------
-    ConfigError
-        A file is missing or unreadable, or the key does not belong to the certificate.
     """
 
     def __new__(cls, *_: object, **__: object) -> AskingContext:
         """Make the base object."""
         return super().__new__(cls, ssl.PROTOCOL_TLS_SERVER)
 
-    def __init__(self, chain: Path, key: Path, *, ciphers: str) -> None:
+    def __init__(self, *, ciphers: str) -> None:
         super().__init__()
         context = SSL.Context(SSL.TLS_SERVER_METHOD)
         context.set_min_proto_version(SSL.TLS1_2_VERSION)
@@ -52,13 +42,13 @@ class AskingContext(ssl.SSLContext):
         context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_TICKET)
         context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
         context.set_verify(SSL.VERIFY_PEER, lambda *_: True)
-        try:
-            context.use_certificate_chain_file(str(chain))
-            context.use_privatekey_file(str(key))
-            context.check_privatekey()
-        except SSL.Error as error:
-            raise ConfigError(f"{chain}, {key}: not a PEM certificate and its private key") from error
         self._context = context
+
+    def load_cert_chain(self, certfile: Any, keyfile: Any = None, password: Any = None) -> None:
+        """Present a certificate; errors are those of :mod:`ssl`."""
+        super().load_cert_chain(certfile, keyfile, password)
+        self._context.use_certificate_chain_file(str(certfile))
+        self._context.use_privatekey_file(str(keyfile or certfile))
 
     def wrap_bio(
         self,
@@ -132,6 +122,10 @@ class AskingEngine:
 
     def compression(self) -> None:
         """Return the compression, of which there is none."""
+
+    def get_channel_binding(self, cb_type: str = "tls-unique") -> bytes | None:
+        """Return the first Finished message (RFC 5929 section 3): the client's, as no session is resumed."""
+        return self._connection.get_peer_finished() if cb_type == "tls-unique" else None
 
     def selected_alpn_protocol(self) -> None:
         """Return the application protocol, of which there is none."""

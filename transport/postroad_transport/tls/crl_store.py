@@ -97,7 +97,7 @@ class CrlStore:
         self._turns = asyncio.Semaphore(4)
 
     async def lists(self, path: Sequence[x509.Certificate], revocation: Revocation) -> tuple[Crl, ...]:
-        """Return the lists that say whether the certificates of a valid `path` were revoked, as far as they can be had.
+        """Return the lists on the certificates of a valid `path`, as far as they can be had.
 
         Waits at most about :data:`FETCH_SECONDS` for each place asked; never raises for what goes wrong there.
         """

@@ -58,7 +58,7 @@ def presented_chain(tls: Any) -> list[bytes]:
     """
     if isinstance(tls, ssl.SSLObject) and not hasattr(tls, "get_unverified_chain"):
         # Public from Python 3.13 on; before, the same method is one level down.
-        chain = tls._sslobj.get_unverified_chain() or ()
+        chain = getattr(tls, "_sslobj").get_unverified_chain() or ()  # noqa: B009 (not in the stubs)
         return [certificate.public_bytes(_DER) for certificate in chain]
     return list(tls.get_unverified_chain() or ()) if tls is not None else []
 

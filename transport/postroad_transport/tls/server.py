@@ -7,14 +7,13 @@ from functools import lru_cache
 from pathlib import Path
 
 from postroad_transport.config.files import ConfigError
-from postroad_transport.tls.trust import add_trust
 
 # Forward secrecy and AEAD only for TLS 1.2; the suites of TLS 1.3 are all of that kind.
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:!aNULL:!PSK:!SRP"
 
 
 @lru_cache(maxsize=256)
-def server_context(chain: Path, key: Path, *, client_trust: str = "") -> ssl.SSLContext:
+def server_context(chain: Path, key: Path, *, asks: bool = False) -> ssl.SSLContext:
     """Return the context that presents the certificate in `chain`.
 
     Cached by path: the name of a secret file holds a digest of its content, so a renewed certificate comes
@@ -24,14 +23,20 @@ def server_context(chain: Path, key: Path, *, client_trust: str = "") -> ssl.SSL
     ----------
     chain, key
         PEM files: leaf first, then intermediates; and the leaf's private key, without a passphrase.
-    client_trust
-        PEM of the authorities whose client certificates are asked for; empty: none is asked for.
+    asks
+        Ask for the client's certificate. Whatever it is, it is taken: who uses it has to judge it first.
 
     Raises
     ------
     ConfigError
         A file is missing or unreadable, or the key does not belong to the certificate.
     """
+    if asks:
+        from postroad_transport.tls.asking import AskingContext  # here, since few connectors need it
+
+        asking = AskingContext(ciphers=CIPHERS)
+        load_certificate(asking, chain, key)
+        return asking
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(CIPHERS)
@@ -39,9 +44,6 @@ def server_context(chain: Path, key: Path, *, client_trust: str = "") -> ssl.SSL
     # Mail clients keep one ticket; making a second one would be wasted work.
     context.num_tickets = 1
     load_certificate(context, chain, key)
-    if client_trust:
-        context.verify_mode = ssl.CERT_OPTIONAL
-        add_trust(context, client_trust, "client trust")
     return context
 
 
