@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from postroad_operator.certificates import (
     CertificateError,
     IssuerState,
+    KeySource,
     certificate_document,
     create_authority,
     ensure,
@@ -174,3 +176,36 @@ def test_a_secret_that_does_not_fit_is_pending_while_at_work_and_refused_when_re
 
 def test_without_a_cluster_it_is_refused_with_what_to_do():
     assert "use ca" in outcome(secret(), None).problems[WANTED.source][0]
+
+
+def test_from_the_tiers_authority_to_cert_manager_there_is_no_gap():
+    store = MemoryStore()
+    issued = ensure([replace(WANTED, key_source=KeySource.CA, secret="")], {}, store, NOW)
+    before = issued.materials[WANTED.source].chain_pem
+
+    def change(secrets, state):
+        return ensure([WANTED], secrets, store, NOW, {WANTED.source: state})
+
+    waiting = change({}, IssuerState(message="order is pending"))
+    assert waiting.materials[WANTED.source].chain_pem == before
+    assert "order is pending" in waiting.materials[WANTED.source].warnings[0]
+    assert waiting.trust_pem == issued.trust_pem
+    refused = change({}, IssuerState(refusal="not installed"))
+    assert refused.problems == {WANTED.source: ("not installed",)}
+    assert refused.materials[WANTED.source].chain_pem == before
+    ready = change(secret(), IssuerState(ready=True))
+    assert ready.materials[WANTED.source].chain_pem != before
+    # What its authority issued is trusted until its end; it is not served again.
+    assert issued.trust_pem in ready.trust_pem
+    assert change({}, IssuerState(message="renewing")).materials == {}
+
+
+def test_from_the_tiers_authority_to_a_secret_there_is_no_gap():
+    store = MemoryStore()
+    imported = replace(WANTED, key_source=KeySource.IMPORTED)
+    before = ensure([replace(WANTED, key_source=KeySource.CA, secret="")], {}, store, NOW).materials[WANTED.source]
+    missing = ensure([imported], {}, store, NOW)
+    assert "does not exist" in missing.problems[WANTED.source][0]
+    assert missing.materials[WANTED.source].chain_pem == before.chain_pem
+    assert ensure([imported], secret(), store, NOW).problems == {}
+    assert ensure([imported], {}, store, NOW).materials == {}

@@ -105,7 +105,7 @@ def test_an_answer_taken_out_again_goes_on_being_served_with_a_warning(store):
     served(store)
     outcome = ensure([WANTED], {}, store, NOW + DAY)
     (warning,) = outcome.materials[WANTED.source].warnings
-    assert "is gone" in warning
+    assert "what there was before is served" in warning
 
 
 @pytest.mark.parametrize(("rotation", "same"), [(KeyRotation.ALWAYS, False), (KeyRotation.NEVER, True)])
@@ -142,6 +142,23 @@ def test_a_change_before_the_answer_keeps_the_key(store):
     assert same_key(asked_key(store).public_key(), key.public_key())
     ensure([replace(WANTED, algorithm=KeyAlgorithm.RSA)], {}, store, NOW)
     assert not same_key(asked_key(store).public_key(), key.public_key())
+
+
+def test_from_the_tiers_authority_to_another_there_is_no_gap(store):
+    issued = ensure([replace(WANTED, key_source=KeySource.CA)], {}, store, NOW)
+    waiting = ensure([WANTED], {}, store, NOW)
+    assert waiting.materials[WANTED.source].chain_pem == issued.materials[WANTED.source].chain_pem
+    assert waiting.trust_pem == issued.trust_pem
+    assert any("status.request" in warning for warning in waiting.materials[WANTED.source].warnings)
+    done = replace(WANTED, signed=answer(store))
+    assert ensure([done], {}, store, NOW).materials[WANTED.source].chain_pem == done.signed
+
+
+def test_a_root_that_is_handed_back_is_trusted_and_not_sent(store):
+    ensure([WANTED], {}, store, NOW)
+    outcome = ensure([replace(WANTED, signed=answer(store) + AUTHORITY.trust_pem)], {}, store, NOW)
+    assert outcome.trust_pem == AUTHORITY.trust_pem
+    assert AUTHORITY.trust_pem not in outcome.materials[WANTED.source].chain_pem
 
 
 def test_a_damaged_request_is_made_again(store):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -80,6 +81,8 @@ def ensure(
     for request in certificates:
         try:
             provided = _provide(request, secrets, authorities, retired, store, now, issuers or {})
+            if request.key_source in (KeySource.IMPORTED, KeySource.ISSUER):
+                provided = _changed_over(request, provided, retired, store, now)
         except CertificateError as error:
             provided = _still_served(request, error.problems, store, now)
         except OSError as error:
@@ -207,12 +210,30 @@ def _kept_or_made(
     return material
 
 
+def _changed_over(
+    request: CertificateRequest, provided: Provided, retired: RetiredRoots, store: CertificateStore, now: float
+) -> Provided:
+    """Serve what was issued before ``secretRef`` or ``issuerRef`` was given until they have something, then drop it."""
+    name = store_name(request.source)
+    kept = read_bundle(store.load(name))
+    if kept is None:
+        return provided
+    if provided.material is not None and not provided.problems:
+        if kept.root is not None:
+            retired.retire(pem(kept.root), kept.leaf.not_valid_after_utc.timestamp())
+        with contextlib.suppress(OSError):
+            store.remove(name)
+        return provided
+    if provided.material is None and (before := _still_served(request, provided.problems, store, now)).material:
+        told = (f"{provided.pending}; until then what there was before is served",) if provided.pending else ()
+        return replace(before, material=replace(before.material, warnings=told))
+    return provided
+
+
 def _still_served(
     request: CertificateRequest, problems: tuple[str, ...], store: CertificateStore, now: float
 ) -> Provided:
     """Return the problems, with what was issued before if it still does: a broken authority breaks no session."""
-    if request.key_source in (KeySource.IMPORTED, KeySource.ISSUER):
-        return Provided(problems=problems)
     try:
         kept = read_bundle(store.load(store_name(request.source)))
     except OSError:

@@ -15,6 +15,7 @@ from postroad_operator.certificates.material import (
     key_pem,
     load_chain,
     load_key,
+    pem,
     same_key,
     served_warnings,
 )
@@ -90,7 +91,7 @@ def _answered(
         chain = load_chain(request.signed, _ANSWER)
     except CertificateError as error:
         return served, error.problems
-    # A root is kept with the rest, to know the answer again, but not sent: peers have their own (RFC 8446, 4.4.2).
+    # A root is trusted, not sent: peers have their own (RFC 8446 section 4.4.2).
     root = chain[-1] if len(chain) > 1 and is_self_signed(chain[-1]) else None
     sent = tuple(chain[:-1] if root else chain)
     if served is not None and (sent, root) == (served.chain, served.root):
@@ -129,10 +130,10 @@ def _provided(
     if now >= due:
         warnings.append("spec.request: renewal is due: hand status.request to the authority again")
     if not request.signed:
-        warnings.append(f"{_ANSWER}: is gone; what it held last goes on being served")
+        warnings.append(f"{WAITING}; until then what there was before is served")
     end = served.leaf.not_valid_after_utc.timestamp()
     return Provided(
-        served.material(warnings=tuple(warnings)),
+        served.material(trust_pem=pem(served.root) if served.root else b"", warnings=tuple(warnings)),
         problems,
         pkcs10=pkcs10,
         look_at=tuple(time for time in (due, end + 1) if time > now),
