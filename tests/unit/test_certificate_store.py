@@ -96,6 +96,14 @@ def test_renewal_comes_in_time_and_the_rotation_policy_decides_about_the_key(sto
     assert one(wanted, store, NOW + 60 * DAY + 1) == second
 
 
+def test_a_certificate_made_while_the_clock_was_ahead_is_made_again(store):
+    one(WANTED, store)
+    ahead = one(WANTED, store, NOW + 400 * DAY)
+    now = one(WANTED, store, NOW + DAY)
+    assert ahead.leaf.not_valid_before_utc > now.leaf.not_valid_before_utc
+    assert one(WANTED, store, NOW + DAY - 240) == now
+
+
 def test_the_next_time_to_look_is_the_earliest_renewal(store):
     short = request("short.example", name="short", duration=10 * DAY, renew_before=DAY)
     outcome = ensure([WANTED, short], {}, store, NOW)

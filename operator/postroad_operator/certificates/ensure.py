@@ -213,7 +213,7 @@ def _kept_or_made(
 def _changed_over(
     request: CertificateRequest, provided: Provided, retired: RetiredRoots, store: CertificateStore, now: float
 ) -> Provided:
-    """Serve what was issued before ``secretRef`` or ``issuerRef`` was given until they have something, then drop it."""
+    """Serve what was issued before ``secretRef`` or ``issuerRef`` came until they have something; then drop it."""
     name = store_name(request.source)
     kept = read_bundle(store.load(name))
     if kept is None:

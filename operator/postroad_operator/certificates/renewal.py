@@ -40,6 +40,8 @@ def reissue_reason(
     not_before, not_after = leaf.not_valid_before_utc, leaf.not_valid_after_utc
     if not_after != end_of_life(request, authority, not_before + BACKDATE):
         return "duration changed"
+    if now < not_before.timestamp():
+        return "it begins in the future: the clock was ahead when it was made"
     if now >= renewal_time(not_before.timestamp(), not_after.timestamp(), request.renew_before):
         return "renewal is due"
     return ""
