@@ -81,7 +81,7 @@ class ReleasePod(TransportPod):
     """A pod of the release's StatefulSet: its template's labels and spec, with a port and a volume of its own."""
 
     def __init__(self, cluster: Cluster, statefulset: dict[str, Any], number: int) -> None:
-        super().__init__(cluster.client, cluster.namespace, number, cluster.directory)
+        super().__init__(cluster.client, cluster.namespace, number, cluster.directory / "release")
         self.name = f"{statefulset['metadata']['name']}-{number}"
         self.template = json.loads(json.dumps(statefulset["spec"]["template"]))
 
@@ -111,13 +111,14 @@ class Release(Cluster):
         ports = [{"name": name, "port": numbers[name], "targetPort": port} for name, port in self.ports.items()]
         self.values = ["--set-json", f"transport.ports={json.dumps(ports)}"]
         self.played: list[str] = []
+        self.notes = ""
         self._end = threading.Event()
         self._controllers = threading.Thread(target=self._play, daemon=True)
         self._controllers.start()
 
     def helm(self, *arguments: str) -> str:
         done = helm(*arguments, "-n", self.namespace, kubeconfig=self.plane.kubeconfig)
-        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+        assert done.returncode == 0, "\n".join((done.stdout, done.stderr, *self.played[-1:]))
         return done.stdout
 
     def install(self, *values: str) -> str:
@@ -256,6 +257,7 @@ def values_matrix() -> dict[str, list[str]]:
             *("--set-json", 'networkPolicy.extraEgress=[{"ports":[{"port":636}]}]'),
             *("--set-json", "networkPolicy.metricsFrom=[]"),
         ],
+        "service account tokens": ["--set", "transport.reviewTokens=true"],
         "no defaults": ["--set", "defaults.enabled=false,operator.replicas=1"],
         "own defaults": [
             *("--set", "defaults.submission.existingSecret=accounts,defaults.certificate.dnsNames={a.example}"),

@@ -106,6 +106,8 @@ def _message(sender: str, recipient: str) -> bytes:
 
 def _send(client: smtplib.SMTP, login: tuple[str, str] | None, sender: str, recipient: str) -> str:
     """Send the message and return the reply to its end. Raises OSError, smtplib.SMTPException."""
+    # STARTTLS begins the session anew.
+    client.ehlo_or_helo_if_needed()
     if login:
         client.login(*login)
     for verb, (code, text) in (("MAIL", client.mail(sender)), ("RCPT", client.rcpt(recipient))):

@@ -88,11 +88,13 @@ class KubernetesApi:
             if not token:
                 return found
 
-    async def apply(self, document: dict[str, Any], *, subresource: str = "") -> dict[str, Any]:
+    async def apply(
+        self, document: dict[str, Any], *, subresource: str = "", manager: str = FIELD_MANAGER
+    ) -> dict[str, Any]:
         """Server-side apply, taking over fields that others set. Raises ApiError."""
         metadata = document["metadata"]
         path = _path(document["kind"], metadata.get("namespace"), metadata["name"])
-        query = {"fieldManager": FIELD_MANAGER, "force": "true"}
+        query = {"fieldManager": manager, "force": "true"}
         suffix = f"/{subresource}" if subresource else ""
         return await self._request("PATCH", path + suffix, query, document, {"Content-Type": _APPLY})
 
