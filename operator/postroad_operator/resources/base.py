@@ -107,8 +107,8 @@ class Condition(Model):
 class Status(Model):
     """What the operator has observed. Only the operator writes it."""
 
-    observed_generation: int = Field(default=0, ge=0, json_schema_extra={"format": "int64"})
-    """Generation of the resource that this status is about."""
+    observed_generation: int = Field(default=-1, ge=-1, json_schema_extra={"format": "int64"})
+    """Generation of the resource that this status is about. -1: the operator has not seen it yet."""
     conditions: list[Condition] = Field(
         default=[],
         max_length=16,
