@@ -17,12 +17,14 @@ from postroad_transport.config import AuthMechanism, SendLimits
 from postroad_transport.config.files import ConfigError
 from postroad_transport.delivery import smtp_login
 from postroad_transport.delivery.outbound_tls import TlsDemand
+from postroad_transport.delivery.peer_check import PeerCheck
 from postroad_transport.delivery.peer_reply import PeerReply
 from postroad_transport.delivery.smtp_connection import SmtpConnection
 from postroad_transport.delivery.smtp_login import Credentials, LoginError, Terms
 from postroad_transport.delivery.smtp_transaction import Attempt, SmtpTransactions
 from postroad_transport.message import Content, Envelope, Recipient
 from postroad_transport.policy.direct_trust import VERB
+from postroad_transport.policy.proof import Flaw
 from postroad_transport.tls.client import client_context, verify_name
 from postroad_transport.tls.direct_trust import (
     REFUSED_BY_PEER,
@@ -65,7 +67,8 @@ class SessionPlan:
     ``credentials`` is called when they are needed and raises ``ConfigError``. ``on_handshake`` is told the TLS
     version (empty when it failed) and ``ok`` or a reason; ``on_login`` the mechanism (empty where there was none to
     use) and ``ok`` or a reason. ``server_trust`` is what ``ExchangeServer`` needs; ``on_server`` is told who the peer
-    proved to be (empty: nobody) and ``ok`` or a reason.
+    proved to be (empty: nobody) and ``ok`` or a reason. ``check`` verifies the peer where its certificate has to be
+    valid.
     """
 
     fqdn: str
@@ -79,6 +82,7 @@ class SessionPlan:
     on_login: Callable[[str, str], None]
     server_trust: TrustContexts | None = None
     on_server: Callable[[str, str], None] = lambda principal, result: None
+    check: PeerCheck | None = None
 
 
 async def open_session(endpoint: Endpoint, plan: SessionPlan) -> SmtpSession:
@@ -95,6 +99,8 @@ async def open_session(endpoint: Endpoint, plan: SessionPlan) -> SmtpSession:
         return await _open(endpoint, plan, plan.tls)
     except _HandshakeFailedError as error:
         if plan.tls.required:
+            if plan.check is not None:
+                plan.check.tell(Flaw.NO_TLS)
             raise SessionError(f"454 4.7.5 TLS handshake with {endpoint.label} failed: {error}") from None
         return await _open(endpoint, plan, plan.tls.in_clear())
 
@@ -168,6 +174,8 @@ class SmtpSession:
             if await self._start_tls(demand):
                 await self._hello()
             elif demand.required:
+                if self._plan.check is not None:
+                    self._plan.check.tell(Flaw.NO_TLS)
                 raise SessionError(f"454 4.7.10 {self._label} offers no usable STARTTLS, and TLS is required")
         await self._log_in()
 
@@ -191,8 +199,9 @@ class SmtpSession:
         if (await self._agree_to("STARTTLS")).code != 220:
             return False
         try:
-            context = client_context(demand.level, trust=self._plan.trust)
-            await self._connection.start_tls(context, self.endpoint.host, self._plan.limits.connect_timeout)
+            await self._connection.start_tls(
+                self._context(demand), self.endpoint.host, self._plan.limits.connect_timeout
+            )
         except ConfigError as error:
             raise SessionError(f"454 4.7.0 {error}") from None
         except (ssl.SSLError, OSError, TimeoutError, ValueError) as error:
@@ -203,8 +212,29 @@ class SmtpSession:
             raise SessionError(
                 f"454 4.7.5 the certificate of {self._label} is for none of: {', '.join(demand.names)}"
             )
+        if self._plan.check is not None:
+            await self._verify(self._plan.check)
         self._plan.on_handshake(self._connection.tls, "ok")
         return True
+
+    def _context(self, demand: TlsDemand) -> ssl.SSLContext:
+        plan, check = self._plan, self._plan.check
+        if check is None:
+            return client_context(demand.level, trust=plan.trust)
+        if check.domain is None:
+            trust = check.trust
+            return client_context(demand.level, trust=plan.trust + trust.authorities, system=trust.system)
+        if check.identity is None:
+            check.tell(Flaw.LOCAL)
+            raise ConfigError(f"no certificate here holds the name {plan.fqdn}, to present to {check.domain.domain}")
+        return check.identity
+
+    async def _verify(self, check: PeerCheck) -> None:
+        proof = await check.verify(self._connection.presented_chain())
+        if proof.flaw is not None:
+            self._plan.on_handshake(self._connection.tls, str(proof.flaw))
+            needed = f" ({check.domain.domain} needs mutual TLS)" if check.domain else ""
+            raise SessionError(f"454 4.7.5 {self._label} does not prove itself: {proof.detail}{needed}")
 
     async def _agree_to(self, verb: str) -> PeerReply:
         """Ask for TLS. Clear text behind the 220 would be taken for a reply inside TLS (as in CVE-2011-0411)."""

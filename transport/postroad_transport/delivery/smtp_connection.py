@@ -167,6 +167,12 @@ class SmtpConnection(asyncio.Protocol):
         """Return the verified certificate of the peer as :meth:`ssl.SSLObject.getpeercert` does."""
         return (self._transport and self._transport.get_extra_info("peercert")) or {}
 
+    def presented_chain(self) -> list[bytes]:
+        """Return the certificates that the peer has presented, in DER, its own first; none of it is verified."""
+        from postroad_transport.tls.peer import presented_chain  # here, since few sessions need OpenSSL's bindings
+
+        return presented_chain(self._transport and self._transport.get_extra_info("ssl_object"))
+
     def certificate_der(self) -> bytes | None:
         """Return the peer's certificate, verified or not; None in clear."""
         tls = self._transport and self._transport.get_extra_info("ssl_object")

@@ -8,9 +8,11 @@ back DEFERRED goes on to the next host, what is left at the end is deferred. Rec
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 
 import msgspec
@@ -28,7 +30,8 @@ from postroad_transport.config import (
 from postroad_transport.config.files import ConfigError
 from postroad_transport.delivery.failover import DeadHosts, Pacer
 from postroad_transport.delivery.hop import Hop, Outcome, Result
-from postroad_transport.delivery.outbound_tls import tls_demand
+from postroad_transport.delivery.outbound_tls import TlsDemand, tls_demand
+from postroad_transport.delivery.peer_check import PeerCheck
 from postroad_transport.delivery.smtp_client import (
     Endpoint,
     SessionError,
@@ -47,6 +50,7 @@ from postroad_transport.routing.mx import NoExchanger
 from postroad_transport.routing.resolver import Resolver, SystemResolver
 from postroad_transport.routing.table import Route
 from postroad_transport.telemetry.metrics import Metrics
+from postroad_transport.tls.crl_store import CrlStore
 from postroad_transport.tls.direct_trust import TrustContexts
 
 RECIPIENTS = 100
@@ -70,7 +74,8 @@ class HopSettings:
     ``functools.cache(DnsResolver)`` will do. ``read_secret`` returns the content of a secret file by name and
     raises ``ConfigError`` or ``KeyError``. ``local_names`` and ``local_endpoints`` (``(address, port)`` pairs) are
     this tier's own: mail is never routed back to them by MX. ``trust_bundle`` is PEM. ``server_trust`` is for
-    sessions with the organisation's servers; None: the tier has nothing to present.
+    sessions with the organisation's servers; None: the tier has nothing to present. ``crls`` says what was revoked;
+    ``identities`` are the contexts by send connector that present this tier to secured domains.
     """
 
     hostname: str
@@ -79,6 +84,8 @@ class HopSettings:
     read_secret: Callable[[str], bytes]
     trust_bundle: str = ""
     server_trust: TrustContexts | None = None
+    crls: CrlStore = field(default_factory=CrlStore)
+    identities: Mapping[str, ssl.SSLContext] = field(default_factory=dict)
     local_endpoints: frozenset[tuple[str, int]] = frozenset()
     local_names: frozenset[str] = frozenset()
     system_resolver: Resolver = field(default_factory=SystemResolver)
@@ -265,11 +272,32 @@ class SmtpHop(Hop):
             return located
         return [Endpoint(host, address, port) for host, address, port in located]
 
+    def _check(self, demand: TlsDemand) -> PeerCheck | None:
+        connector, settings = self._route.send_connector, self._settings
+        if connector is None or not demand.verified:
+            return None
+        return PeerCheck(
+            trust=connector.tls_trust,
+            bundle=settings.trust_bundle,
+            crls=settings.crls,
+            domain=demand.secured,
+            identity=settings.identities.get(connector.name),
+            told=partial(self._count_proof, demand.secured.domain if demand.secured else ""),
+        )
+
+    def _count_proof(self, domain: str, result: str) -> None:
+        metrics, name = self._settings.metrics, self._route.connector
+        metrics.domain_security.labels("out", name, domain, result).inc()
+        if result == "ok":
+            metrics.domain_security_success.labels("out", name, domain).set(time.time())
+
     def _plan(self, endpoint: Endpoint) -> SessionPlan:
+        demand = tls_demand(self._route, endpoint.host)
         return SessionPlan(
             fqdn=self._fqdn,
             lmtp=isinstance(self._route.target, Lmtp),
-            tls=tls_demand(self._route, endpoint.host),
+            tls=demand,
+            check=self._check(demand),
             trust=self._settings.trust_bundle,
             mechanism=self._mechanism,
             credentials=self._credentials,

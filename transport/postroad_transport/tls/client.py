@@ -6,10 +6,12 @@ import ipaddress
 import ssl
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from postroad_transport.config import TlsAuthLevel
 from postroad_transport.policy.certificate import covers
+from postroad_transport.tls.server import load_certificate
 from postroad_transport.tls.trust import add_trust
 
 _VERIFIED_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:ECDHE+AES:!aNULL:!PSK:!SRP"
@@ -18,7 +20,7 @@ _OPPORTUNISTIC_CIPHERS = "DEFAULT:@SECLEVEL=0"
 
 
 @lru_cache(maxsize=64)
-def client_context(level: TlsAuthLevel | None, *, trust: str = "") -> ssl.SSLContext:
+def client_context(level: TlsAuthLevel | None, *, trust: str = "", system: bool = True) -> ssl.SSLContext:
     """Return the context for outbound TLS at `level`; cached, since loading the system's store is slow.
 
     Parameters
@@ -29,7 +31,9 @@ def client_context(level: TlsAuthLevel | None, *, trust: str = "") -> ssl.SSLCon
         DomainValidation must not go without: the name to prove (``tls_domain``, or any of several smart hosts) is
         often not the host dialled, whose name still belongs into the handshake (SNI).
     trust
-        PEM of authorities to trust besides the system's.
+        PEM of authorities to trust.
+    system
+        Trust the system's authorities, too.
 
     Raises
     ------
@@ -48,9 +52,31 @@ def client_context(level: TlsAuthLevel | None, *, trust: str = "") -> ssl.SSLCon
     context.set_ciphers(_VERIFIED_CIPHERS)
     # A trusted intermediate or server certificate ends the chain, as direct trust wants it.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    context.load_default_certs()
+    if system:
+        context.load_default_certs()
     if trust:
         add_trust(context, trust, "trust bundle")
+    return context
+
+
+@lru_cache(maxsize=64)
+def mutual_context(chain: Path, key: Path) -> ssl.SSLContext:
+    """Return the context of mutual TLS, which presents the certificate in `chain`; cached by path.
+
+    It verifies nothing itself: that is for :func:`postroad_transport.tls.peer.verify_peer` after the handshake.
+
+    Raises
+    ------
+    ConfigError
+        A file is missing or unreadable, or the key does not belong to the certificate.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_ciphers(_VERIFIED_CIPHERS)
+    load_certificate(context, chain, key)
     return context
 
 

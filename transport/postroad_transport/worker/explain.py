@@ -208,11 +208,12 @@ def _firewall(route: Route, header: bytes) -> tuple[tuple[Stripped, ...], tuple[
     # As the worker chooses hops: what stays on this machine, or goes nowhere, passes no firewall.
     if connector is None or isinstance(route.target, Maildir | Drop):
         return (), ()
-    left = outbound([header], send_permissions(connector))
+    domain = route.destination.removeprefix("dns:")
+    left = outbound([header], send_permissions(connector, domain=domain))
     stripped = []
     for name in left.stripped:
         missing = send_permission(name)
-        field = decisive_field(connector.grants, destination_principals(connector), missing)
+        field = decisive_field(connector.grants, destination_principals(connector, domain=domain), missing)
         stripped.append(Stripped(header=name, missing=str(missing), field=field))
     first = bytes(left.content[0]).partition(b"\r\n")[0].decode("utf-8", "replace")
     own = first.startswith(HOPS_FIELD) and not header.startswith(HOPS_FIELD.encode())

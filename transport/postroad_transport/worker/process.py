@@ -25,9 +25,10 @@ from postroad_transport.spool.sqlite import SqliteStore
 from postroad_transport.telemetry.aggregate import Family, snapshot
 from postroad_transport.telemetry.events import EventLog
 from postroad_transport.telemetry.metrics import Metrics
+from postroad_transport.tls.crl_store import CrlStore
 from postroad_transport.tls.direct_trust import trust_contexts
 from postroad_transport.worker.control import application
-from postroad_transport.worker.hops import Resolvers, hop_factory, read_credentials
+from postroad_transport.worker.hops import Resolvers, client_identities, hop_factory, read_credentials
 from postroad_transport.worker.settings import WorkerSettings
 
 #: Seconds that a worker takes to stop when its supervisor is gone: the next one wants its spool and ports.
@@ -52,6 +53,7 @@ class Worker:
         metrics: Metrics,
         events: EventLog,
         resolvers: Resolvers,
+        crls: CrlStore,
     ) -> None:
         self._settings = settings
         self._store = store
@@ -60,6 +62,7 @@ class Worker:
         self._metrics = metrics
         self._events = events
         self._resolvers = resolvers
+        self._crls = crls
         self._sources = Sources()
         self._bans = open_bans(settings.state_dir, events)
         self._hash = ""
@@ -79,6 +82,7 @@ class Worker:
         """
         metrics = Metrics()
         resolvers = Resolvers()
+        crls = CrlStore(settings.state_dir / "crl", metrics=metrics, events=events)
         config, _ = load(settings.served_dir)
         store = await SqliteStore.open(settings.shard, adopt=settings.adopt, metrics=metrics, events=events)
         try:
@@ -93,6 +97,8 @@ class Worker:
                     resolvers=resolvers,
                     metrics=metrics,
                     server_trust=trust_contexts(config.direct_trust, settings.served_dir),
+                    crls=crls,
+                    identities=client_identities(config, settings.served_dir, time.time()),
                 ),
                 metrics=metrics,
                 events=events,
@@ -107,6 +113,7 @@ class Worker:
                 metrics=metrics,
                 events=events,
                 resolvers=resolvers,
+                crls=crls,
             )
             await worker._begin()
         except BaseException:
@@ -160,6 +167,7 @@ class Worker:
                 on_committed=self._committed,
                 sources=self._sources,
                 bans=self._bans,
+                crls=self._crls,
             )
             routing = await asyncio.to_thread(RoutingTable, config)
             factory = hop_factory(
@@ -170,6 +178,8 @@ class Worker:
                 resolvers=self._resolvers,
                 metrics=self._metrics,
                 server_trust=trust_contexts(config.direct_trust, directory),
+                crls=self._crls,
+                identities=client_identities(config, directory, time.time()),
             )
             if trial:
                 return ""
@@ -234,6 +244,7 @@ class Worker:
         await self._listeners.drain(grace)
         await self._queue.drain(max(1.0, grace - (time.monotonic() - started)))
         await self._sources.close()
+        await self._crls.close()
         if self._bans is not None:
             await asyncio.to_thread(self._bans.close)
         await self._store.close()
