@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import uvloop
 
+from postroad_transport.auth.ban_store import BanStore
 from postroad_transport.auth.sources import Sources
 from postroad_transport.config import (
     AcceptedDomain,
@@ -186,7 +187,12 @@ async def make_tier(tmp_path: Path) -> AsyncIterator[MakeTier]:
     """Start a tier from receive connectors; keyword arguments replace fields of the Serving."""
     made: list[Tier] = []
 
-    async def make(*connectors: ReceiveConnector, config: TierConfig | None = None, **replaced: Any) -> Tier:
+    async def make(
+        *connectors: ReceiveConnector,
+        config: TierConfig | None = None,
+        bans: BanStore | None = None,
+        **replaced: Any,
+    ) -> Tier:
         store, metrics, committed = MemoryStore(), Metrics(), []
         events_file = tmp_path / f"events{len(made)}.jsonl"
         events = EventLog(os.open(events_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND))
@@ -197,6 +203,7 @@ async def make_tier(tmp_path: Path) -> AsyncIterator[MakeTier]:
             metrics=metrics,
             events=events,
             sources=Sources(),
+            bans=bans,
             on_committed=lambda envelope, content: committed.append(envelope.id),
         )
         serving = replace(serving, **replaced)

@@ -10,7 +10,12 @@ from prometheus_client import CollectorRegistry
 from postroad_transport.telemetry.metrics import Metrics
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
-SUPERVISOR = {"postroad_worker_up", "postroad_worker_restarts_total", "postroad_config_last_reload_success"}
+SUPERVISOR = {
+    "postroad_worker_up",
+    "postroad_worker_restarts_total",
+    "postroad_config_last_reload_success",
+    "postroad_bans_active",
+}
 
 
 def test_the_metrics_page_lists_exactly_the_metrics_there_are() -> None:

@@ -13,6 +13,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "certificates",
         "List the certificates of a tier here; print requests for a CA.",
     ),
+    "bans": ("postroad_operator.cli.bans", "bans", "List and lift the bans of a running tier."),
     "crds": ("postroad_operator.cli.crds", "crds", "Print the CustomResourceDefinitions, write or apply them."),
     "explain": ("postroad_operator.cli.explain", "explain", "Say what would happen to a message, and why."),
     "htpasswd": ("postroad_operator.cli.htpasswd", "htpasswd", "Make a line for an htpasswd Secret."),

@@ -10,8 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, TypeVar, TypeVarTuple, Unpack
@@ -49,6 +48,17 @@ CREATE INDEX IF NOT EXISTS usual_touched ON usual (touched);
 """
 _FIND = "SELECT failures, since, until FROM subject WHERE connector = ? AND kind = ? AND name = ?"
 _PUT = "INSERT OR REPLACE INTO subject VALUES (?, ?, ?, ?, ?, ?, ?)"
+
+# Standing bans go last, but they go: what is kept is bounded whatever an attacker has.
+_PRUNE = (
+    "DELETE FROM usual WHERE touched <= :now - :usual",
+    "DELETE FROM usual WHERE touched <= (SELECT touched FROM usual ORDER BY touched DESC LIMIT 1 OFFSET :rows)",
+    "DELETE FROM subject WHERE touched <= :now - :forget AND until <= :now",
+    "DELETE FROM subject WHERE until <= :now"
+    " AND touched <= (SELECT touched FROM subject ORDER BY touched DESC LIMIT 1 OFFSET :rows)",
+    "DELETE FROM subject"
+    " WHERE touched <= (SELECT touched FROM subject ORDER BY touched DESC LIMIT 1 OFFSET 2 * :rows)",
+)
 
 _encode = msgspec.msgpack.encode
 _decode = msgspec.msgpack.Decoder(tuple[float, ...]).decode
@@ -143,15 +153,15 @@ class BanStore:
         """Remember where an account is used from. Raises OSError."""
         await self._write(self._add_success, connector, account, address, now)
 
-    async def lift(self, kind: str, subject: str) -> int:
-        """Forget bans and failures (an empty subject: all of the kind; no kind: all); return how many bans ended.
+    async def lift(self, subjects: Sequence[str], now: float) -> int:
+        """Forget the bans and failures of `subjects` (none named: of all); return how many bans that ended.
 
         Raises
         ------
         OSError
             The file cannot be written.
         """
-        return await self._write(self._lift, kind, subject, time.time())
+        return await self._write(self._lift, tuple(subjects), now)
 
     def active(self, now: float) -> list[Ban]:
         """Return the bans that stand, the newest first. For any thread but the event loop's."""
@@ -203,32 +213,23 @@ class BanStore:
             connection.execute("INSERT OR REPLACE INTO usual VALUES (?, ?, ?, ?)", (connector, account, address, now))
             self._prune(connection, now)
 
-    def _lift(self, kind: str, subject: str, now: float) -> int:
-        chosen = "(? = '' OR kind = ?) AND (? = '' OR name = ?)"
-        which = (kind, kind, subject, subject)
+    def _lift(self, subjects: tuple[str, ...], now: float) -> int:
         with self._transaction() as connection:
-            query = f"SELECT count(*) FROM subject WHERE {chosen} AND since <= ? AND until > ?"  # noqa: S608 (constant)
-            (ended,) = connection.execute(query, (*which, now, now)).fetchone()
-            connection.execute(f"DELETE FROM subject WHERE {chosen}", which)  # noqa: S608 (constant)
-        return int(ended)
+            standing = connection.execute(
+                "SELECT name FROM subject WHERE since <= ? AND until > ?", (now, now)
+            ).fetchall()
+            if subjects:
+                connection.executemany("DELETE FROM subject WHERE name = ?", [(name,) for name in subjects])
+            else:
+                connection.execute("DELETE FROM subject")
+        return sum(not subjects or name in subjects for (name,) in standing)
 
     def _prune(self, connection: sqlite3.Connection, now: float) -> None:
         self._writes += 1
         if self._writes % PRUNE_EVERY:
             return
-        connection.execute("DELETE FROM usual WHERE touched <= ?", (now - USUAL_FOR,))
-        connection.execute("DELETE FROM subject WHERE touched <= ? AND until <= ?", (now - FORGET_AFTER, now))
-        for table, keep in (("subject", "until <= :now"), ("usual", "1")):
-            # Standing bans go last, but they go: memory is bounded whatever an attacker has.
-            connection.execute(
-                f"DELETE FROM {table} WHERE touched <= (SELECT touched FROM {table} ORDER BY touched DESC"  # noqa: S608 (constants)
-                f" LIMIT 1 OFFSET :rows) AND {keep}",
-                {"now": now, "rows": MAX_ROWS},
-            )
-        connection.execute(
-            "DELETE FROM subject WHERE touched <= (SELECT touched FROM subject ORDER BY touched DESC LIMIT 1 OFFSET ?)",
-            (2 * MAX_ROWS,),
-        )
+        for statement in _PRUNE:
+            connection.execute(statement, {"now": now, "usual": USUAL_FOR, "forget": FORGET_AFTER, "rows": MAX_ROWS})
 
 
 def _connect(path: Path, timeout: float) -> sqlite3.Connection:

@@ -2,7 +2,8 @@
 
 On TCP, read-only: ``/metrics``, ``/healthz``, ``/readyz``, ``/configz``. On the control socket, for whoever
 may open it (mode 0600), the same and the queue: ``GET /queue``, ``GET /queue/ID``,
-``POST /queue/{retry,hold,release}``, ``POST /queue/ID/{retry,hold,release}``, ``DELETE /queue/ID``, ``POST /reload``.
+``POST /queue/{retry,hold,release}``, ``POST /queue/ID/{retry,hold,release}``, ``DELETE /queue/ID``, ``POST /reload``;
+and the bans: ``GET /bans``, ``POST /bans/lift?subject=``.
 """
 
 from __future__ import annotations
@@ -109,6 +110,18 @@ async def _queue_many(request: web.Request) -> web.Response:
     return _json({"changed": sum(answer["changed"] for answer in answers)})
 
 
+async def _bans(request: web.Request) -> web.Response:
+    return _json([ban._asdict() for ban in await request.app[_SUPERVISOR].bans()])
+
+
+async def _lift_bans(request: web.Request) -> web.Response:
+    try:
+        lifted = await request.app[_SUPERVISOR].lift_bans(request.query.get("subject", ""))
+    except OSError as error:
+        return _json({"error": str(error)}, status=503)
+    return _json({"lifted": lifted})
+
+
 def application(supervisor: Supervisor, *, control: bool) -> web.Application:
     """Return the endpoints; those that change something only with `control`."""
     app = web.Application()
@@ -125,6 +138,8 @@ def application(supervisor: Supervisor, *, control: bool) -> web.Application:
         app.add_routes(
             [
                 web.post("/reload", _reload),
+                web.get("/bans", _bans),
+                web.post("/bans/lift", _lift_bans),
                 web.get("/queue", _queue_list),
                 web.get("/queue/{id}", _queue_one),
                 web.delete("/queue/{id}", _queue_one),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.metrics_core import Metric
 
+from postroad_transport.auth.ban_store import Ban, BanStore, open_bans
 from postroad_transport.config import TierConfig
 from postroad_transport.config.files import ConfigError, copy, load
+from postroad_transport.policy.bans import account_subject, address_subject
 from postroad_transport.supervisor.child import Child, WorkerUnreachableError
 from postroad_transport.supervisor.ports import bound_ports, require_free
 from postroad_transport.telemetry.aggregate import Family, add, exposed, only_growing, snapshot
@@ -81,6 +84,13 @@ class Supervisor:
             "1 when the newest configuration is served by every worker, 0 when it was refused.",
             registry=self.registry,
         )
+        self._bans: BanStore | None = None
+        self._bans_active = Gauge(
+            "postroad_bans_active",
+            "Bans that stand; kind is address or account.",
+            ["connector", "kind"],
+            registry=self.registry,
+        )
 
     @property
     def served_dir(self) -> Path:
@@ -107,6 +117,7 @@ class Supervisor:
         self.config, self.config_hash = load(self.settings.config_dir)
         await require_free(self.settings.addresses, bound_ports(self.config))
         copy(self.settings.config_dir, self.served_dir)
+        self._bans = await asyncio.to_thread(open_bans, self.settings.state_dir, self._events)
         spool = self.settings.state_dir / "spool"
         spool.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.settings.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -236,9 +247,34 @@ class Supervisor:
     async def collect(self) -> list[Metric]:
         """Return the tier's metrics."""
         await asyncio.gather(*(child.scrape() for child in self.children))
+        self._bans_active.clear()
+        for ban in await self.bans():
+            self._bans_active.labels(ban.connector, ban.kind).inc()
         # Read in one go: a worker that ends meanwhile is either still a child or among the ended, never both.
         workers = [child.last_metrics for child in self.children]
         return exposed(add([snapshot(self.registry), self._ended, *workers]))
+
+    async def bans(self) -> list[Ban]:
+        """Return the bans that stand, the newest first."""
+        if self._bans is None:
+            return []
+        return await asyncio.to_thread(self._bans.active, time.time())
+
+    async def lift_bans(self, subject: str) -> int:
+        """Lift the bans of an address, of its network or of an account (empty: all); return how many.
+
+        Raises
+        ------
+        OSError
+            The file of bans cannot be written.
+        """
+        if self._bans is None:
+            return 0
+        subjects = {subject, address_subject(subject), account_subject(subject)} if subject else set()
+        lifted = await self._bans.lift(sorted(subjects), time.time())
+        self._events.emit("auth.bans_lifted", subject=subject or None, lifted=lifted)
+        self._events.flush()
+        return lifted
 
     async def status(self) -> list[dict[str, Any]]:
         """Return each worker's own status; one that does not answer is ``{"index": n, "error": why}``."""
@@ -270,6 +306,8 @@ class Supervisor:
             keeper.cancel()
         for child in self.children:
             await child.close()
+        if self._bans is not None:
+            await asyncio.to_thread(self._bans.close)
 
 
 def short_run_dir(state_dir: Path) -> Path:
