@@ -39,6 +39,10 @@ AUTH_NOT_OFFERED = Reply(502, "5.5.1", "AUTH is not offered")
 TLS_NOT_OFFERED = Reply(502, "5.5.1", "STARTTLS is not offered")
 NON_ASCII_ADDRESS = Reply(553, "5.6.7", "A non-ASCII address needs SMTPUTF8")
 
+CONNECTION = "CONNECT"
+"""What stands for the connection among the verbs."""
+CLOSED_SILENTLY = "the connection is closed without a word: before TLS nothing that is said would be understood"
+
 _split_lines = re.compile(r"\r\n|\r|\n").split
 
 
@@ -179,7 +183,8 @@ class _Walk:
 
     def explanation(self, choices: tuple[Choice, ...]) -> Explanation:
         accepted = (
-            self._starttls()
+            self._connection()
+            and self._starttls()
             and self._prove_server()
             and self._login()
             and self._mail()
@@ -227,6 +232,30 @@ class _Walk:
         bindings = self.connector.config.bindings
         return next(binding.tls for binding in bindings if binding.port == self.scenario.port)
 
+    def _connection(self) -> bool:
+        """Judge the connection itself: without a certificate there is no TLS from the first byte."""
+        config = self.connector.config
+        if self._mode() is not TlsMode.IMPLICIT or not self.certificates_issued or self._has_certificate():
+            return True
+        field = f"spec.fqdn: no certificate covers {config.fqdn} (event 12014)"
+        self.steps.append(
+            Step(
+                verb=CONNECTION,
+                argument="",
+                rule="certificate",
+                allowed=False,
+                source=config.source,
+                field=field,
+                reply=CLOSED_SILENTLY,
+            )
+        )
+        return False
+
+    def _has_certificate(self) -> bool:
+        config = self.connector.config
+        # Expiry raises an event and no more, so the time does not matter here.
+        return select(config.fqdn, self.tier.config.certificates, config.auth_mechanisms, now=0.0).advertise
+
     def _starttls(self) -> bool:
         if not self.scenario.tls or self.session.tls:
             return True
@@ -238,11 +267,7 @@ class _Walk:
             field = f"{source} spec.bindings: port {self.scenario.port} has tls: {self._mode()}"
             return self._note("STARTTLS", "", Refuse("bindings", TLS_NOT_OFFERED, field))
         config = self.connector.config
-        # Expiry raises an event and no more, so the time does not matter here.
-        if (
-            self.certificates_issued
-            and not select(config.fqdn, self.tier.config.certificates, config.auth_mechanisms, now=0.0).advertise
-        ):
+        if self.certificates_issued and not self._has_certificate():
             field = f"{source} spec.fqdn: no certificate covers {config.fqdn} (event 12014)"
             return self._note("STARTTLS", "", Refuse("certificate", TLS_NOT_OFFERED, field))
         self.session.tls = True

@@ -13,11 +13,11 @@ from pathlib import Path
 import msgspec
 
 from postroad_transport.auth.accounts import parse_accounts
-from postroad_transport.config import Drop, Maildir, ReceiveConnector, TierConfig
+from postroad_transport.config import Drop, Maildir, ReceiveConnector, TierConfig, TlsMode
 from postroad_transport.config.files import read_secret
 from postroad_transport.policy.connectors import decisive_field
 from postroad_transport.policy.direct_trust import VERB
-from postroad_transport.policy.explain import AccountsOf, Explanation, Scenario, Step
+from postroad_transport.policy.explain import CLOSED_SILENTLY, CONNECTION, AccountsOf, Explanation, Scenario, Step
 from postroad_transport.policy.explain import explain as ask_rules
 from postroad_transport.policy.headers import HOPS_FIELD, outbound, send_permission
 from postroad_transport.policy.principals import destination_principals, send_permissions
@@ -123,11 +123,18 @@ def accounts_in(directory: Path) -> AccountsOf:
 
 def _conversation(config: TierConfig, scenario: Scenario, explanation: Explanation) -> Iterator[Exchange]:
     if not explanation.connector:
-        bound = any(b.port == scenario.port for connector in config.receive_connectors for b in connector.bindings)
-        yield Exchange(command="", reply=_text(replies.NO_CONNECTOR) if bound else CONNECTION_REFUSED)
+        yield Exchange(command="", reply=_no_connector(config, scenario.port))
     for steps in _by_command(explanation.steps):
         refusal = next((step.reply for step in steps if not step.allowed), "")
         yield Exchange(command=_command(steps[0]), reply=refusal or _text(_POSITIVE[steps[0].verb]))
+
+
+def _no_connector(config: TierConfig, port: int) -> str:
+    """Return what a client sees that no connector of the port serves."""
+    bindings = [b for connector in config.receive_connectors for b in connector.bindings if b.port == port]
+    if not bindings:
+        return CONNECTION_REFUSED
+    return CLOSED_SILENTLY if any(b.tls is TlsMode.IMPLICIT for b in bindings) else _text(replies.NO_CONNECTOR)
 
 
 def _by_command(steps: Iterable[Step]) -> list[list[Step]]:
@@ -147,8 +154,8 @@ def _command(step: Step) -> str:
             return f"MAIL FROM:<{step.argument}>"
         case "RCPT":
             return f"RCPT TO:<{step.argument}>"
-        case _:
-            return step.verb
+        case verb:
+            return "" if verb == CONNECTION else verb
 
 
 def _text(reply: bytes) -> str:
