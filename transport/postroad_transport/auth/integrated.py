@@ -41,5 +41,7 @@ def integrated_mechanisms(
         service = lease.use(
             ("kerberos", kerberos), lambda: KerberosService(read_secret(kerberos.keytab_file), kerberos.realms)
         )
-        mechanisms["GSSAPI"] = lambda _: Gssapi(service, kerberos.address_template)
+        mechanisms["GSSAPI"] = lambda channel: Gssapi(
+            service, tls=channel.tls, address_template=kerberos.address_template
+        )
     return mechanisms, problems

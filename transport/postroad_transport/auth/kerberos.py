@@ -113,7 +113,7 @@ class KerberosService:
         """Begin with one client. Blocks; raises AuthUnavailableError where the keytab cannot be used."""
         gssapi = self._gssapi
         if self._credentials is None:
-            # No replay cache: Acceptor takes only what a replay is useless against.
+            # No replay cache: see Acceptor.offer.
             store = {b"keytab": f"FILE:/proc/self/fd/{self._keytab}".encode(), b"rcache": b"none:"}
             try:
                 self._credentials = gssapi.Credentials(usage="accept", mechs=[gssapi.MechType.kerberos], store=store)
@@ -163,18 +163,18 @@ class Acceptor:
         """Return the principals of client and service, once the context is established."""
         return self._guarded(lambda: (str(self._context.initiator_name), str(self._context.target_name)))
 
-    def offer(self) -> bytes:
+    def offer(self, *, overheard: bool) -> bytes:
         """Return the wrapped offer of security layers: none (RFC 4752 section 3.3).
 
-        A recorded exchange must not be good for a second time. So the client has to have asked for mutual
-        authentication, and the token has to be of the newer form with a key that the acceptor chose for this context
-        alone (RFC 4121 section 4.2.2: 05 04, flag AcceptorSubkey).
+        Where others can have `overheard` the exchange, a record of it must not be good for a second time. Then the
+        client has to have asked for mutual authentication, and the token has to be of the newer form with a key that
+        the acceptor chose for this context alone (RFC 4121 section 4.2.2: 05 04, flag AcceptorSubkey).
         """
         mutual = self._gssapi.RequirementFlag.mutual_authentication
-        if not self._context.actual_flags & mutual:
+        if overheard and not self._context.actual_flags & mutual:
             raise KerberosError("not_mutual")
         token: bytes = self._guarded(lambda: self._context.wrap(_NO_SECURITY_LAYER, False).message)
-        if token[:2] != b"\x05\x04" or not token[2] & 0x04:
+        if overheard and not (token[:2] == b"\x05\x04" and token[2] & 0x04):
             raise KerberosError("weak_encryption")
         return token
 
@@ -192,11 +192,19 @@ class Acceptor:
 class Gssapi:
     """One run of GSSAPI as server (RFC 4752 section 3.2).
 
-    ``address_template`` holds ``{account}``: the address of every account; empty: none is known.
+    Parameters
+    ----------
+    service
+        Checks tickets.
+    tls
+        Whether the exchange runs under TLS, where nobody overhears it.
+    address_template
+        Holds ``{account}``: the address of every account; empty: none is known.
     """
 
-    def __init__(self, service: KerberosService, address_template: str = "") -> None:
+    def __init__(self, service: KerberosService, *, tls: bool = False, address_template: str = "") -> None:
         self._service = service
+        self._tls = tls
         self._address_template = address_template
         self._acceptor: Acceptor | None = None
         self._established = False
@@ -232,7 +240,7 @@ class Gssapi:
         assert acceptor is not None  # noqa: S101  # established by it
         self._client, _ = await self._service.call(acceptor.names)
         self._offered = True
-        return Challenge(await self._service.call(acceptor.offer))
+        return Challenge(await self._service.call(lambda: acceptor.offer(overheard=not self._tls)))
 
     async def _decide(self, token: bytes) -> Accepted | Rejected:
         acceptor = self._acceptor

@@ -142,8 +142,9 @@ class Ntlm:
 
     def _begin(self, message: bytes) -> bytes:
         wanted = Negotiate.unpack(message).flags
-        if not wanted & NegotiateFlags.unicode:
-            raise ValueError("no Unicode")
+        encoding = wanted & NegotiateFlags.unicode or wanted & NegotiateFlags.oem
+        if not encoding:
+            raise ValueError("no encoding for text")
         flags = (
             wanted
             & (
@@ -154,7 +155,7 @@ class Ntlm:
                 | NegotiateFlags.seal
                 | NegotiateFlags.always_sign
             )
-            | NegotiateFlags.unicode
+            | encoding
             | NegotiateFlags.ntlm
             | NegotiateFlags.request_target
             | NegotiateFlags.target_info
@@ -173,7 +174,8 @@ class Ntlm:
         return self._challenge
 
     def _judge(self, message: bytes) -> Accepted | Rejected:
-        answer = Authenticate.unpack(message)
+        # Without Unicode (curl) a byte is a character: what such a client derives its key from, too.
+        answer = Authenticate.unpack(message, encoding="latin-1")
         username, domain = answer.user_name or "", answer.domain_name or ""
         claimed = f"{domain}\\{username}" if domain else username
         response = answer.nt_challenge_response or b""
