@@ -75,6 +75,7 @@ def test_tiers_of_two_namespaces_are_subscribed_to_each_other_and_change_their_c
         name = f"{source}-{source}1.mail.example"
         accepted = tiers[target].wait_condition("TransportCertificate", name, "Accepted")
         assert condition(accepted, "Accepted")["reason"] == "Accepted"
+        assert accepted["status"]["thumbprint"] in document
         wait_for(lambda target=target: len(trust(tiers[target])["servers"]) == 4, what="both tiers' certificates")
 
     hub = tiers["hub"]

@@ -64,6 +64,10 @@ def details(
         chain = compilation.secret_files.get(certificate.chain_file)
         if isinstance(resource, TransportCertificate) and chain is not None:
             found[certificate.source] = _certificate(certificate, resource, chain)
+    for server in sorted(tier.direct_trust.servers, key=lambda server: server.not_after):
+        if not server.own:
+            # Of a subscription's certificates the newest: it tells an old subscription from a new one.
+            found[server.source] = {"thumbprint": server.thumbprint}
     for source, resource in resources.items():
         if isinstance(resource, TransportCertificate):
             found[source] = found.get(source, {}) | _expected(resource, pkcs10.get(source, ""))
