@@ -40,7 +40,8 @@ def store(tmp_path):
 @pytest.fixture
 def make(make_tier, tmp_path, store):
     (tmp_path / "secrets").mkdir()
-    lines = [f"user:{bcrypt.hashpw(b'pencil', bcrypt.gensalt(4)).decode()}", f"kim:{derive('pencil', iterations=4096)}"]
+    hashed = bcrypt.hashpw(b"pencil", bcrypt.gensalt(4)).decode()
+    lines = [f"user:{hashed}", f"kim:{derive('pencil', iterations=4096)}"]
     (tmp_path / "secrets" / "users").write_text("\n".join(lines))
 
     async def make(*, grants=USERS_ONLY, **bans):

@@ -36,6 +36,7 @@ SOUND: list[tuple[str, dict[str, Any]]] = [
     ("ReceiveConnector", authentication(ldap=LDAP, oauth2=OAUTH2, serviceAccounts=ACCOUNTS)),
     ("ReceiveConnector", authentication(ldap=LDAP | {"urls": ["ldaps://[::1]:1636/"], "filter": "(uid={local})"})),
     ("ReceiveConnector", authentication(oauth2=OAUTH2 | {"issuer": "http://127.0.0.1:8080/realms/mail"})),
+    ("ReceiveConnector", authentication(bans={"failures": 0, "window": "1h", "allowRanges": ["10.0.0.0/8", "::1"]})),
     ("SendConnector", SEND),
     ("SendConnector", SEND | {"domainSecure": True, "tlsAuthLevel": "DomainValidation", "tlsDomain": "a.example"}),
     ("SendConnector", HOSTS | {"smartHostAuthMechanism": "BasicAuth", "authSecretRef": {"name": "s"}}),
@@ -98,6 +99,10 @@ BROKEN: list[tuple[str, dict[str, Any], str]] = [
         RECEIVE | {"grants": [{"principal": "Anonymous", "permissions": ["Send-Exch50"]}]},
         "spec.grants[0].permissions[0]: must be one of",
     ),
+    ("ReceiveConnector", authentication(bans={"window": "0m0s"}), "must be longer than 0s"),
+    ("ReceiveConnector", authentication(bans={"duration": "0s"}), "must be longer than 0s"),
+    ("ReceiveConnector", authentication(bans={"failures": 1001}), "authentication.bans.failures"),
+    ("ReceiveConnector", authentication(bans={"allowRanges": ["localhost"]}), "authentication.bans.allowRanges[0]"),
     ("ReceiveConnector", authentication(ldap={"urls": ["ldap://a.example"]}), "baseDN: this field is required"),
     ("ReceiveConnector", authentication(ldap=LDAP | {"urls": ["http://a.example"]}), "ldap.urls[0]: write ldap://"),
     (

@@ -9,6 +9,7 @@ from compile_kit import HASH, compiled, rconn, reasons, secret, tcert, verdict, 
 
 from postroad_operator.compile import Compilation, Reason, TierSettings
 from postroad_operator.compile.receive import _KEYWORDS
+from postroad_transport import config
 from postroad_transport.config import (
     AuthMechanism,
     Permission,
@@ -227,6 +228,19 @@ def test_hidden_client_addresses_are_no_matter_without_relay_or_behind_proxy_pro
     assert verdict(compiled(rconn(), settings=HIDDEN), "r").accepted
     proxied = {"bindings": [{"port": 25, "proxyProtocol": {"trustedRanges": ["10.9.0.1/32"]}}]}
     assert verdict(compiled(rconn(**PRIVATE, **proxied), settings=HIDDEN), "r").accepted
+
+
+def test_bans_are_compiled_and_off_where_client_addresses_are_hidden() -> None:
+    spec = {"authentication": {"bans": {"failures": 5, "window": "1m", "duration": "2h", "allowRanges": ["10.0.0.1"]}}}
+    given = only(compiled(rconn(**spec))).authentication.bans
+    assert given == config.Bans(
+        failures=5, account_failures=50, window=60.0, duration=7200.0, allow_ranges=("10.0.0.1/32",)
+    )
+    hidden = compiled(rconn(**spec), settings=HIDDEN)
+    assert not only(hidden).authentication.bans.on
+    assert warned(hidden, "r", "spec.authentication.bans: off, because the tier does not see")
+    proxied = {"bindings": [{"port": 25, "proxyProtocol": {"trustedRanges": ["10.9.0.1/32"]}}]}
+    assert only(compiled(rconn(**spec, **proxied), settings=HIDDEN)).authentication.bans == given
 
 
 def test_an_acknowledged_relay_is_served_though_client_addresses_are_hidden() -> None:

@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from postroad_operator.compile.receive import cidrs
+from postroad_operator.compile.cidrs import cidrs
 from postroad_operator.resources import (
     KINDS,
     AcceptedDomain,

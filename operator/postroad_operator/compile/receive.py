@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from ipaddress import IPv6Network
-
 from postroad_operator.compile import integrated, unsupported
 from postroad_operator.compile.authentication import compile_authentication
+from postroad_operator.compile.cidrs import cidrs
 from postroad_operator.compile.names import part_name
 from postroad_operator.compile.partners import secure_domains, tls_trust
 from postroad_operator.compile.references import References
@@ -14,7 +12,7 @@ from postroad_operator.compile.snapshot import TierSettings
 from postroad_operator.compile.verdict import Compiled, Reason, RefusedError
 from postroad_operator.resources import ReceiveConnector
 from postroad_operator.resources.receive_connector import Extensions, ReceiveConnectorSpec
-from postroad_operator.resources.scalars import ascii_domain, networks, octets, seconds
+from postroad_operator.resources.scalars import ascii_domain, octets, seconds
 from postroad_transport import config
 from postroad_transport.config import AuthMechanism, Grant, Permission, TlsMode, Usage
 from postroad_transport.policy import groups
@@ -48,7 +46,9 @@ def compile_receive_connector(
     chosen = mechanisms(spec)
     grants = _grants(spec, settings, warnings)
     files: dict[str, bytes] = {}
-    authentication = compile_authentication(resource, references, files, warnings)
+    authentication = compile_authentication(
+        resource, references, files, warnings, client_addresses_visible=_sees_clients(spec, settings)
+    )
     part = config.ReceiveConnector(
         name=part_name(resource, settings),
         source=resource.source,
@@ -123,19 +123,6 @@ def _grants(spec: ReceiveConnectorSpec, settings: TierSettings, warnings: list[s
     return tuple(grants)
 
 
-def cidrs(ranges: Iterable[str]) -> tuple[str, ...]:
-    """Return normalised, unique CIDRs, IPv4 first. IPv4-mapped IPv6 becomes what clients are seen as: IPv4."""
-    found = set()
-    for text in ranges:
-        for network in networks(text):
-            if isinstance(network, IPv6Network) and network.prefixlen >= 96 and network.network_address.ipv4_mapped:
-                found |= set(networks(f"{network.network_address.ipv4_mapped}/{network.prefixlen - 96}"))
-            else:
-                found.add(network)
-    ordered = sorted(found, key=lambda item: (item.version, int(item.network_address), item.prefixlen))
-    return tuple(map(str, ordered))
-
-
 def _limits(spec: ReceiveConnectorSpec) -> config.ReceiveLimits:
     limits = spec.limits
     return config.ReceiveLimits(
@@ -185,11 +172,15 @@ def _surprises(part: config.ReceiveConnector) -> list[str]:
     return warnings
 
 
+def _sees_clients(spec: ReceiveConnectorSpec, settings: TierSettings) -> bool:
+    # A PROXY header names the client behind a load balancer.
+    return settings.client_addresses_visible or all(binding.proxy_protocol for binding in spec.bindings)
+
+
 def _prove_no_open_relay(
     part: config.ReceiveConnector, spec: ReceiveConnectorSpec, settings: TierSettings, warnings: list[str]
 ) -> None:
-    # A PROXY header names the client behind a load balancer.
-    visible = settings.client_addresses_visible or all(binding.proxy_protocol for binding in part.bindings)
+    visible = _sees_clients(spec, settings)
     findings = open_relay_grants(part, settings.networks, client_addresses_visible=visible)
     if not findings:
         if spec.allow_open_relay:

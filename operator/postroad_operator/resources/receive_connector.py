@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, Strict
 
 from postroad_operator.resources.base import KeyReference, Model, Resource, Status
 from postroad_operator.resources.directories import Ldap, OAuth2, ServiceAccounts
@@ -24,6 +24,7 @@ from postroad_operator.resources.scalars import (
     Size,
     StrictBool,
     Unique,
+    seconds,
 )
 from postroad_operator.resources.tier import TIER_IS_IMMUTABLE
 
@@ -62,11 +63,36 @@ class Binding(Model):
     """Expect the PROXY protocol from these load balancers."""
 
 
+class Bans(Model):
+    """What repeated failed logins lead to: the address is banned, the account closed to addresses new to it."""
+
+    RULES: ClassVar = (
+        Rule(
+            "window and duration must be longer than 0s: to turn bans off, set failures and accountFailures to 0",
+            "!self.window.matches('^[0.a-z]+$') && !self.duration.matches('^[0.a-z]+$')",
+            lambda b: seconds(b.window) > 0 and seconds(b.duration) > 0,
+        ),
+    )
+
+    failures: Annotated[int, Strict(), Field(ge=0, le=1000)] = 10
+    """Failed logins within the window that ban an address (of IPv6, its /64). 0: addresses are not banned."""
+    account_failures: Annotated[int, Strict(), Field(ge=0, le=1000)] = 50
+    """Failed logins within the window that close an account, except to the addresses it was used from in the last
+    30 days. 0: accounts are not closed."""
+    window: Duration = "10m"
+    """How long a failed login counts."""
+    duration: Duration = "1h"
+    """How long a ban lasts."""
+    allow_ranges: list[IPRange] = Field(default=[], max_length=256)
+    """Clients whose failed logins never count."""
+
+
 class Authentication(Model):
     """Where the accounts come from that may log in."""
 
     htpasswd_secret_ref: KeyReference | None = None
-    """Secret key with one account a line: user:hash, or user:hash:address,address. Hashes: argon2 or bcrypt."""
+    """Secret key with one account a line: user:hash, or user:hash:address,address. Hashes: argon2, bcrypt,
+    SCRAM-SHA-256 keys."""
     ldap: Ldap | None = None
     """A directory that checks passwords (PLAIN and LOGIN) of users that the htpasswd lines do not name."""
     oauth2: OAuth2 | None = None
@@ -79,6 +105,8 @@ class Authentication(Model):
     """Secret key with one account a line: user:NTHASH, or user:NTHASH:address,address (NTLM, with Integrated)."""
     client_certificates: ClientCertificates | None = None
     """Client certificates that log in as their account (EXTERNAL, with TLS)."""
+    bans: Bans = Bans()
+    """When failed logins ban."""
 
 
 class Limits(Model):
