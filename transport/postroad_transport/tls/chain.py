@@ -6,10 +6,13 @@ has to take any client, outbound since the reason of a refusal belongs into the 
 
 from __future__ import annotations
 
+import contextlib
+import re
 import ssl
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
+from pathlib import Path
 
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -21,6 +24,7 @@ from postroad_transport.policy.proof import Flaw, PeerProof
 MAX_CERTIFICATES = 10
 """Certificates looked at of what the other side presents."""
 
+_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----[^-]*-----END CERTIFICATE-----")
 _EXPIRED, _NOT_YET_VALID = 10, 9  # X509_V_ERR_CERT_HAS_EXPIRED, X509_V_ERR_CERT_NOT_YET_VALID
 _UNTRUSTED = frozenset({2, 18, 19, 20, 21, 27})
 """OpenSSL's errors for a chain that leads to no authority that is trusted."""
@@ -29,11 +33,11 @@ _PURPOSES = frozenset(
 )
 
 
-Path = tuple[x509.Certificate, ...]
+Chain = tuple[x509.Certificate, ...]
 """A valid chain: the leaf first, the authority that is trusted last."""
 
 
-def validate(presented: Sequence[bytes], trust: TlsTrust, bundle: str, now: float) -> Path | PeerProof:
+def validate(presented: Sequence[bytes], trust: TlsTrust, bundle: str, now: float) -> Chain | PeerProof:
     """Validate what the other side has presented, except for names and revocation.
 
     Parameters
@@ -56,10 +60,10 @@ def validate(presented: Sequence[bytes], trust: TlsTrust, bundle: str, now: floa
             return PeerProof((), Flaw.INVALID, "the certificate is not meant for TLS")
     except ValueError:
         return PeerProof((), Flaw.INVALID, "the certificate cannot be read")
-    store = _store(trust.authorities, bundle, trust.system)
-    store.set_time(datetime.fromtimestamp(now, UTC))
     context = crypto.X509StoreContext(
-        store, crypto.X509.from_cryptography(leaf), [crypto.X509.from_cryptography(other) for other in others]
+        _store(trust, bundle, now),
+        crypto.X509.from_cryptography(leaf),
+        [crypto.X509.from_cryptography(other) for other in others],
     )
     try:
         verified = context.get_verified_chain()
@@ -105,17 +109,36 @@ def _flaw(code: int, depth: int, message: str) -> tuple[Flaw, str]:
     return Flaw.INVALID, f"{which} is invalid ({message})"
 
 
-@lru_cache(maxsize=32)
-def _store(authorities: str, bundle: str, system: bool) -> crypto.X509Store:
+def _store(trust: TlsTrust, bundle: str, now: float) -> crypto.X509Store:
+    """Return a store for one validation: the time of a store cannot be set twice."""
     store = crypto.X509Store()
     # A trusted intermediate or server certificate ends the chain, as direct trust wants it.
     store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
-    for pem in (authorities, bundle):
-        if pem:
-            for certificate in x509.load_pem_x509_certificates(pem.encode()):
-                store.add_cert(crypto.X509.from_cryptography(certificate))
-    if system:
+    store.set_time(datetime.fromtimestamp(now, UTC))
+    for authority in (*_authorities(trust.authorities), *_authorities(bundle)):
+        store.add_cert(authority)
+    if trust.system:
         paths = ssl.get_default_verify_paths()
-        if paths.cafile or paths.capath:
-            store.load_locations(paths.cafile, paths.capath)
+        for authority in _authorities_in(paths.cafile):
+            store.add_cert(authority)
+        if paths.capath:
+            store.load_locations(None, paths.capath)
     return store
+
+
+@lru_cache(maxsize=64)
+def _authorities(pem: str) -> tuple[crypto.X509, ...]:
+    """Return the certificates in a PEM text, without those that OpenSSL does not read."""
+    found = []
+    for block in _CERTIFICATE.findall(pem):
+        with contextlib.suppress(crypto.Error):
+            found.append(crypto.load_certificate(crypto.FILETYPE_PEM, block.encode()))
+    return tuple(found)
+
+
+@lru_cache(maxsize=1)
+def _authorities_in(file: str | None) -> tuple[crypto.X509, ...]:
+    try:
+        return _authorities(Path(file).read_text("ascii", "ignore")) if file else ()
+    except OSError:
+        return ()
