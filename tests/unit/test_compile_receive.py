@@ -231,7 +231,8 @@ def test_hidden_client_addresses_are_no_matter_without_relay_or_behind_proxy_pro
 
 
 def test_bans_are_compiled_and_off_where_client_addresses_are_hidden() -> None:
-    spec = {"authentication": {"bans": {"failures": 5, "window": "1m", "duration": "2h", "allowRanges": ["10.0.0.1"]}}}
+    bans = {"failures": 5, "window": "1m", "duration": "2h", "allowRanges": ["10.0.0.1"]}
+    spec = {"authentication": {"bans": bans}}
     given = only(compiled(rconn(**spec))).authentication.bans
     assert given == config.Bans(
         failures=5, account_failures=50, window=60.0, duration=7200.0, allow_ranges=("10.0.0.1/32",)
