@@ -77,7 +77,7 @@ def _receiving(config: TierConfig, addresses: tuple[str, ...], now: float) -> Ta
         served = selection.certificate.name if selection.certificate else "none"
         if selection.events:
             served += f" (event {', '.join(map(str, selection.events))})"
-        login = "yes" if connector.authentication.has_passwords and _LOGIN & set(connector.auth_mechanisms) else "no"
+        login = "yes" if connector.authentication.has_source and _LOGIN & set(connector.auth_mechanisms) else "no"
         for binding in connector.bindings:
             for address in addresses:
                 tls = "off" if binding.tls is TlsMode.OFF else str(binding.tls)
