@@ -81,6 +81,7 @@ def test_an_edge_tier_s_are_edge_servers(store) -> None:
 def test_only_the_certificate_in_use_brings_its_key_to_the_pods(store) -> None:
     servers = ensured(store)
     certificate = servers.identity.issued.certificate
+    assert certificate.services == ("X-ANONYMOUSTLS",)
     assert set(servers.identity.issued.files) == {certificate.chain_file, certificate.key_file}
 
 

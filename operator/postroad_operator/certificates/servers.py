@@ -20,6 +20,7 @@ from postroad_operator.certificates.store import CertificateStore
 from postroad_operator.compile import IssuedCertificate, ServerIdentity
 from postroad_operator.compile.direct_trust import trusted_servers
 from postroad_transport.config import Role
+from postroad_transport.policy.direct_trust import VERB
 
 #: Store names; no Kubernetes object can have them, for names hold no underscore.
 CURRENT, NEXT, PREVIOUS = "_server", "_server-next", "_server-previous"
@@ -96,7 +97,12 @@ def _presented_at(material: Material) -> float:
 
 def _request(hostname: str) -> CertificateRequest:
     return CertificateRequest(
-        name="server", source="", dns_names=(hostname,), key_source=KeySource.SELF_SIGNED, duration=_LIFETIME
+        name="server",
+        source="",
+        dns_names=(hostname,),
+        key_source=KeySource.SELF_SIGNED,
+        services=(VERB,),
+        duration=_LIFETIME,
     )
 
 

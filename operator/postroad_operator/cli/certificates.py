@@ -45,7 +45,8 @@ def list_certificates(state_dir: Path) -> None:
     for heading in ("THUMBPRINT", "NAME", "SERVICES", "EXPIRES", "NAMES"):
         table.add_column(heading, overflow="fold")
     now = time.time()
-    for item in config.certificates:
+    servers = config.direct_trust.identity
+    for item in (*config.certificates, *((servers,) if servers else ())):
         table.add_row(item.thumbprint, item.name, ",".join(item.services), _end(item, now), ",".join(item.dns_names))
     wide_console().print(table)
 
