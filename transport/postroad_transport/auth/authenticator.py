@@ -9,6 +9,7 @@ from postroad_transport.auth.accounts import parse_accounts
 from postroad_transport.auth.bearer import PARSERS, BearerExchange
 from postroad_transport.auth.directories import password_sources, token_sources
 from postroad_transport.auth.exchange import Channel, Exchange, TokenSource
+from postroad_transport.auth.external import External, Judge
 from postroad_transport.auth.integrated import integrated_mechanisms
 from postroad_transport.auth.password_sources import PasswordSources
 from postroad_transport.auth.plain import Login, Plain
@@ -69,6 +70,8 @@ def build(
     read_secret: Callable[[str], bytes],
     lease: Lease,
     metrics: Metrics | None = None,
+    *,
+    judge: Judge | None = None,
 ) -> Authenticator:
     """Make the mechanisms of `connector`; which of them a session is offered is up to ``policy.authentication``.
 
@@ -76,6 +79,8 @@ def build(
     ----------
     read_secret
         Returns the content of a secret file by its name; raises ConfigError.
+    judge
+        Checks client certificates; without it there is no EXTERNAL.
 
     Raises
     ------
@@ -85,6 +90,8 @@ def build(
     config = connector.authentication
     mechanisms: dict[str, Begin]
     mechanisms, problems = integrated_mechanisms(connector, read_secret, lease)
+    if (certificates := config.client_certificates) is not None and judge is not None:
+        mechanisms["EXTERNAL"] = lambda channel: External(certificates, channel, judge)
     accounts = parse_accounts(read_secret(config.accounts_file)) if config.accounts_file else None
     directories = password_sources(config, read_secret, lease, metrics)
     if accounts is not None and accounts.have_scram_keys:

@@ -11,11 +11,11 @@ from cryptography.x509.oid import NameOID
 from postroad_transport.auth.accounts import Account, AuthUnavailableError
 from postroad_transport.auth.exchange import Accepted, Channel, Rejected
 from postroad_transport.auth.sasl import MALFORMED, Challenge, SaslError
-from postroad_transport.config import CertificateField, ClientCertificates
+from postroad_transport.config import CertificateField, ClientCertificates, TlsTrust
 from postroad_transport.policy.proof import Flaw, PeerProof
 
-Judge = Callable[[Sequence[bytes]], Awaitable[PeerProof]]
-"""Says what a client's certificates prove: in DER, its own first. Never raises."""
+Judge = Callable[[Sequence[bytes], TlsTrust], Awaitable[PeerProof]]
+"""Says what a client's certificates (DER, its own first) prove to who believes as given. Never raises."""
 
 
 class External:
@@ -40,7 +40,7 @@ class External:
             return Challenge(b"")
         if not self._chain:
             return Rejected("", str(Flaw.NO_CERTIFICATE))
-        proof = await self._judge(self._chain)
+        proof = await self._judge(self._chain, self._certificates.trust)
         if proof.flaw is Flaw.NO_CRL:
             raise AuthUnavailableError(proof.detail)
         if proof.flaw is not None:

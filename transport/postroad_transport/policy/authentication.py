@@ -40,4 +40,6 @@ def check_auth(connector: ConnectorPolicy, session: SessionFacts, mechanism: str
         return Refuse("authMechanisms", AUTH_NOT_OFFERED, f"{field} holds no {missing}")
     if needs_tls and not session.tls:
         return Refuse("authMechanisms", ENCRYPTION_REQUIRED, f"{field} holds {means}")
+    if mechanism == "EXTERNAL" and not session.client_certificate:
+        return Refuse("clientCertificates", AUTH_NOT_OFFERED, "the client showed no certificate in the TLS handshake")
     return Allow("authMechanisms", f"{field} holds {means}")

@@ -306,6 +306,8 @@ class _Walk:
         scenario, session = self.scenario, self.session
         if not scenario.account:
             return True
+        certificates = self.connector.config.authentication.client_certificates
+        session.client_certificate = certificates is not None and scenario.auth_mechanism == "EXTERNAL"
         if not self._note("AUTH", scenario.account, check_auth(self.connector, session, scenario.auth_mechanism)):
             return False
         addresses = self._account(scenario.account)

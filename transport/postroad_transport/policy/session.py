@@ -27,6 +27,8 @@ class SessionFacts:
     account_addresses: tuple[str, ...] = ()
     """Addresses the account owns; ``*@example.com`` is a wildcard."""
     auth_mechanism: str = ""
+    client_certificate: bool = False
+    """Whether the client showed a certificate in the TLS handshake, where one was asked for, good or not."""
     proof: PeerProof | None = None
     """What the client's certificate proves, where one was asked for, presented and looked at."""
     secured_domain: str = ""

@@ -19,7 +19,7 @@ from postroad_transport.policy.verdict import Refuse
 from postroad_transport.smtp import replies
 from postroad_transport.smtp.content import ContentVerbs
 from postroad_transport.smtp.lines import Flaw
-from postroad_transport.tls.binding import binding, shown_by
+from postroad_transport.tls.binding import binding
 
 MAX_FAILED_LOGINS = 3
 """Failed attempts on one connection; the connection is closed after the last."""
@@ -91,11 +91,16 @@ class Authentication(ContentVerbs):
         if tls is None:
             return Channel(self.facts.remote_ip, suspect=suspect)
         end_point = self.connector.end_point if tls.context is self.connector.tls_context else None
+        chain: tuple[bytes, ...] = ()
+        if self.facts.client_certificate:
+            from postroad_transport.tls.peer import presented_chain  # here, since few connectors need it
+
+            chain = tuple(presented_chain(tls))
         return Channel(
             remote_ip=self.facts.remote_ip,
             tls=True,
             suspect=suspect,
-            client_chain=shown_by(tls),
+            client_chain=chain,
             binding=lambda kind: binding(tls, kind, end_point),
         )
 

@@ -23,7 +23,7 @@ class PartnerVerbs(TransactionVerbs):
 
     def _presented(self) -> list[bytes]:
         """Return the certificates that the client has presented where its connector asks for one, in DER."""
-        if not self.connector.policy.secure_domains or self.session.ssl is None:
+        if not self.connector.asks_for_certificate or self.session.ssl is None:
             return []
         from postroad_transport.tls.peer import presented_chain  # here, since few connectors need OpenSSL's bindings
 
@@ -37,7 +37,7 @@ class PartnerVerbs(TransactionVerbs):
 
     def _may_need_proof(self, argument: bytes) -> bool:
         others = self.facts.principals not in (ANONYMOUS, PARTNER)
-        if others or self._begun or argument[:5].upper() != b"FROM:":
+        if not self.connector.policy.secure_domains or others or self._begun or argument[:5].upper() != b"FROM:":
             return False
         try:
             sender, _ = parse_reverse_path(argument[5:], smtputf8=True)

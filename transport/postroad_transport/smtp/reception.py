@@ -110,7 +110,7 @@ class Reception(Exch50, AnonymousTls, PartnerVerbs):
             self._timer.limit = self.loop.time() + limits.total_timeout
         self._reset_timeout()
         if self.facts.tls:
-            self._certified = bool(self._presented())
+            self._certified = self.facts.client_certificate = bool(self._presented())
             self._count_handshake("ok")
         self._handler_coroutine = self.loop.create_task(self._handle_client())
 
@@ -311,7 +311,7 @@ class Reception(Exch50, AnonymousTls, PartnerVerbs):
             remote_ip=self.facts.remote_ip, local_port=self._port, tls=True, principals=self.connector.principals
         )
         self._reset_transaction()
-        self._certified = bool(self._presented())
+        self._certified = self.facts.client_certificate = bool(self._presented())
         self._count_handshake("ok")
         return b""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from postroad_transport.auth.authenticator import Authenticator, build
 from postroad_transport.auth.ban_store import BanStore
 from postroad_transport.auth.bans import ConnectorBans
 from postroad_transport.auth.sources import Sources
-from postroad_transport.config import ReceiveConnector, TierConfig, TlsMode
+from postroad_transport.config import ReceiveConnector, TierConfig, TlsMode, TlsTrust
 from postroad_transport.config.files import SECRETS_DIRECTORY, read_secret
 from postroad_transport.message import Content, Envelope
 from postroad_transport.policy.authentication import check_auth
@@ -22,6 +22,7 @@ from postroad_transport.policy.certificate import Selection, select
 from postroad_transport.policy.connectors import ConnectorPolicy
 from postroad_transport.policy.direct_trust import VERB, check_anonymous_tls
 from postroad_transport.policy.principals import initial_principals
+from postroad_transport.policy.proof import PeerProof
 from postroad_transport.policy.session import SessionFacts
 from postroad_transport.policy.tier import TierPolicy
 from postroad_transport.policy.verdict import Allow
@@ -60,6 +61,7 @@ class PreparedConnector:
         self.end_point = end_point
         self.server_trust = server_trust
         self.authenticator = authenticator
+        self.asks_for_certificate = asks_for_certificate(config)
         self.bans = bans
         self.principals = initial_principals(config)
         self.tls_modes = {binding.port: binding.tls for binding in config.bindings}
@@ -67,10 +69,13 @@ class PreparedConnector:
         self.helo_reply = f"250 {config.fqdn}\r\n".encode()
         self.extensions = frozenset(config.extensions)
         self._ehlo = {
-            (mode, tls, exch50): _ehlo_reply(config, self._offers(mode, tls=tls, exch50=exch50))
+            (mode, tls, exch50, certified): _ehlo_reply(
+                config, self._offers(mode, tls=tls, exch50=exch50, certified=certified)
+            )
             for mode in TlsMode
             for tls in (False, True)
             for exch50 in (False, True)
+            for certified in {False, self.asks_for_certificate and tls}
         }
         # Then a client that may not log in has nothing to do here.
         self.is_for_logins_only = (
@@ -86,20 +91,20 @@ class PreparedConnector:
         """Tell whether STARTTLS is offered (spec.md 3: only with a certificate)."""
         return self.tls_context is not None and mode is TlsMode.STARTTLS and not tls
 
-    def offers_auth(self, *, tls: bool) -> list[str]:
-        """Return the SASL mechanisms that are offered (spec.md 2.1)."""
-        facts = SessionFacts(remote_ip="", local_port=0, tls=tls)
+    def offers_auth(self, *, tls: bool, certified: bool = False) -> list[str]:
+        """Return the SASL mechanisms that are offered (spec.md 2.1); `certified`: to whom showed a certificate."""
+        facts = SessionFacts(remote_ip="", local_port=0, tls=tls, client_certificate=certified)
         return [name for name in self.authenticator.names if isinstance(check_auth(self.policy, facts, name), Allow)]
 
     def ehlo_reply(self, mode: TlsMode, facts: SessionFacts) -> bytes:
         """Return the whole reply to EHLO: what this session, as it is now, may use."""
-        return self._ehlo[mode, facts.tls, self.policy.access(facts.principals).exch50]
+        return self._ehlo[mode, facts.tls, self.policy.access(facts.principals).exch50, facts.client_certificate]
 
-    def _offers(self, mode: TlsMode, *, tls: bool, exch50: bool) -> list[str]:
+    def _offers(self, mode: TlsMode, *, tls: bool, exch50: bool, certified: bool) -> list[str]:
         offers = ["STARTTLS"] if self.offers_starttls(mode, tls=tls) else []
         if self.server_trust is not None and mode is TlsMode.STARTTLS and not tls:
             offers.append(VERB)
-        if mechanisms := self.offers_auth(tls=tls):
+        if mechanisms := self.offers_auth(tls=tls, certified=certified):
             offers.append("AUTH " + " ".join(mechanisms))
         if exch50:
             offers.append("XEXCH50")
@@ -193,6 +198,7 @@ def prepare(
     tier = TierPolicy(config)
     now = clock()
     trust = trust_contexts(config.direct_trust, directory)
+    crls = crls or CrlStore(clock=clock)
     connectors = {}
     for policy in tier.connectors.connectors:
         connector = policy.config
@@ -203,10 +209,12 @@ def prepare(
             context = server_context(
                 secrets / selection.certificate.chain_file,
                 secrets / selection.certificate.key_file,
-                asks=bool(policy.secure_domains),
+                asks=asks_for_certificate(connector),
             )
             end_point = end_point_of_chain(read_secret(directory, selection.certificate.chain_file))
-        authenticator = build(connector, partial(read_secret, directory), sources.lease(), metrics)
+        authenticator = build(
+            connector, partial(read_secret, directory), sources.lease(), metrics, judge=partial(_judge, crls, clock)
+        )
         trusts = isinstance(check_anonymous_tls(connector, config, TlsMode.STARTTLS, tls=False), Allow)
         connectors[connector.name] = PreparedConnector(
             policy,
@@ -227,6 +235,17 @@ def prepare(
         metrics=metrics,
         events=events,
         on_committed=on_committed,
-        crls=crls or CrlStore(clock=clock),
+        crls=crls,
         clock=clock,
     )
+
+
+def asks_for_certificate(connector: ReceiveConnector) -> bool:
+    """Tell whether clients are asked for a certificate: for domain security, or to log in with it."""
+    return bool(connector.secure_domains) or connector.authentication.client_certificates is not None
+
+
+async def _judge(crls: CrlStore, clock: Callable[[], float], chain: Sequence[bytes], trust: TlsTrust) -> PeerProof:
+    from postroad_transport.tls.peer import verify_peer  # here, since few connectors need OpenSSL's bindings
+
+    return await verify_peer(chain, trust, "", crls, clock=clock)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import ssl
-from collections.abc import Callable, Iterable
 
 from cryptography import x509
 
@@ -53,12 +52,3 @@ def binding(tls: ssl.SSLObject, kind: str, server_end_point: bytes | None) -> by
             return tls.get_channel_binding("tls-unique") if tls.version() == "TLSv1.2" else None
         case _:
             return None
-
-
-def shown_by(tls: ssl.SSLObject) -> tuple[bytes, ...]:
-    """Return the certificates (DER) that the other side showed, its own first; nothing of them is checked.
-
-    Only engines that ask for certificates tell (:mod:`postroad_transport.tls.asking`; from Python 3.13 on all do).
-    """
-    chain: Callable[[], Iterable[bytes]] | None = getattr(tls, "get_unverified_chain", None)
-    return tuple(chain()) if chain is not None else ()
