@@ -182,7 +182,7 @@ def test_no_hash_is_printed(directory: Path) -> None:
         (("--from-ip", "::1", "--header", "no colon"), "write Name: value"),
         (("--from-ip", "::1", "--size", "big"), "write bytes"),
         (("--from-ip", "::1", "--tier", "other"), "there is no tier other, but default"),
-        (("--from-ip", "::1", "--state-dir", "x"), "not both"),
+        (("--from-ip", "::1", "--state-dir", "x"), "one of DIRECTORY"),
     ],
 )
 def test_a_question_that_cannot_be_asked_exits_with_2(

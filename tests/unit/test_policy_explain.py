@@ -270,3 +270,10 @@ def test_starttls_needs_a_certificate_for_the_name_where_certificates_are_issued
         assert asked.steps[0].reply == "502 5.5.1 STARTTLS is not offered"
         assert asked.steps[0].field.endswith("no certificate covers mail.example.com (event 12014)")
     assert explain(TierPolicy(config), scenario).tls
+    implicit = explain(TierPolicy(config), Scenario(port=465, remote_ip="192.0.2.1"), certificates_issued=True)
+    silent = [step for step in implicit.steps if step.verb == "CONNECT"]
+    assert bool(silent) is not offered
+    if silent:
+        assert not implicit.accepted
+        assert implicit.steps == tuple(silent)
+        assert "closed without a word" in silent[0].reply

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from postroad_operator.cli.cluster import cluster_options, read_cluster
 from postroad_operator.cli.console import wide_console
 from postroad_operator.cli.load import REFUSED, compile_all, read_manifests, settings, tier_options
 from postroad_operator.cli.queue import RUN_FILE
@@ -58,7 +59,7 @@ def _headers(_context: click.Context, _parameter: click.Parameter, values: tuple
 @click.argument("directory", required=False, type=click.Path(exists=True, path_type=Path))
 @click.option("--state-dir", type=click.Path(path_type=Path), default=None,
               help="Without DIRECTORY: state directory of the running tier.  [default: .postroad]")  # fmt: skip
-@click.option("--tier", default="", help="The tier, where DIRECTORY holds several.")
+@click.option("--tier", default="", help="The tier, where there are several.")
 @click.option("--port", required=True, type=click.IntRange(1, 65535), help="Port the client connects to.")
 @click.option("--from-ip", required=True, callback=_address, help="The client's address.")
 @click.option("--helo", default="client.example", show_default=True, help="Name the client gives in EHLO.")
@@ -72,8 +73,12 @@ def _headers(_context: click.Context, _parameter: click.Parameter, values: tuple
 @click.option("--header", "headers", multiple=True, callback=_headers, help="'Name: value' of a header. Repeatable.")
 @click.option("--size", default="0", callback=_size, help="Size of the message, such as 30000 or 40Mi.")
 @click.option("--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@cluster_options
 @tier_options
+@click.pass_context
 def explain(
+    context: click.Context,
+    /,
     directory: Path | None,
     state_dir: Path | None,
     tier: str,
@@ -85,26 +90,37 @@ def explain(
     port: int,
     from_ip: str,
     headers: tuple[str, ...],
+    cluster: bool,
+    namespace: str,
+    all_namespaces: bool,
     **fields: Any,
 ) -> None:
     """Say what would happen to a message, and which field of which resource decides it.
 
-    Asks about the manifests in DIRECTORY as a cluster would serve them, or without DIRECTORY about the tier that
-    runs with --state-dir. The rules are the very ones that a session is judged by.
+    Asks about the manifests in DIRECTORY as a cluster would serve them, with --cluster about the resources of one
+    that runs, or else about the tier that runs with --state-dir. The rules are the very ones that a session is judged
+    by.
 
     Exit code 0: accepted for at least one recipient. 1: refused. 2: the command cannot be carried out.
     """
-    if directory is not None and state_dir is not None:
-        raise click.UsageError("give DIRECTORY or --state-dir, not both")
+    if (directory is not None) + (state_dir is not None) + cluster > 1:
+        raise click.UsageError("give one of DIRECTORY, --state-dir and --cluster")
     scenario = Scenario(port=port, remote_ip=from_ip, headers="\n".join(headers), **fields)
-    if directory is None:
+    given = settings(role, hostname, networks, client_addresses_hidden=client_addresses_hidden)
+    issued = True
+    if cluster:
+        found = read_cluster(namespace, all_namespaces=all_namespaces)
+        compilation = _compiled(found.compile(given, context), tier)
+        config, accounts = compilation.config, _accounts_of(compilation)
+        issued = config.tier in found.published
+    elif directory is None:
         config, accounts = _served(state_dir or Path(".postroad"))
     else:
-        given = settings(role, hostname, networks, client_addresses_hidden=client_addresses_hidden)
         compilation = _compiled(compile_all(read_manifests(directory), given), tier)
         config, accounts = compilation.config, _accounts_of(compilation)
+        issued = False
     try:
-        explanation = explain_message(config, scenario, accounts=accounts, certificates_issued=directory is None)
+        explanation = explain_message(config, scenario, accounts=accounts, certificates_issued=issued)
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
     if output == "json":

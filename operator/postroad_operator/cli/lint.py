@@ -9,34 +9,47 @@ from typing import Any
 
 import click
 
+from postroad_operator.cli.cluster import cluster_options, read_cluster
 from postroad_operator.cli.load import REFUSED, compile_all, read_manifests, settings, tier_options
 from postroad_operator.compile import Reason, Verdict
 from postroad_operator.resources import Manifests
 
 
 @click.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", required=False, type=click.Path(path_type=Path))
+@cluster_options
 @tier_options
 @click.option("--strict", is_flag=True, help="Fail on warnings as well.")
 @click.option("--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.pass_context
 def lint(
-    path: Path,
+    context: click.Context,
+    /,
+    path: Path | None,
     strict: bool,
     output: str,
     role: str,
     hostname: str,
     networks: tuple[str, ...],
     client_addresses_hidden: bool,
+    cluster: bool,
+    namespace: str,
+    all_namespaces: bool,
 ) -> None:
-    """Check the manifests in PATH (a file or a directory) as the cluster would.
+    """Check the manifests in PATH (a file or a directory), or with --cluster the resources of one, as it would.
 
     Exit code 0: all is accepted. 1: something is refused or invalid (with --strict also: there are warnings).
     2: the command cannot be carried out.
     """
-    manifests = read_manifests(path)
-    compilations = compile_all(
-        manifests, settings(role, hostname, networks, client_addresses_hidden=client_addresses_hidden)
-    )
+    if (path is None) is not cluster:
+        raise click.UsageError("give PATH or --cluster")
+    given = settings(role, hostname, networks, client_addresses_hidden=client_addresses_hidden)
+    if path is None:
+        found = read_cluster(namespace, all_namespaces=all_namespaces)
+        manifests, compilations = found.manifests, found.compile(given, context)
+    else:
+        manifests = read_manifests(path)
+        compilations = compile_all(manifests, given)
     seen: dict[tuple[str, str], Verdict] = {}
     for compilation in compilations:
         for verdict in compilation.verdicts:
@@ -115,9 +128,10 @@ def _errors(verdicts: list[Verdict], manifests: Manifests) -> Iterator[str]:
     for fault in manifests.faults:
         origin = fault.origin
         yield f"{origin.file}:{fault.line}: {error}: document {origin.document}: {fault.source}: {fault.problem}"
+    faulty = {fault.source for fault in manifests.faults}
     for verdict in verdicts:
-        # What is invalid has been said above, field by field and line by line.
-        if not verdict.accepted and verdict.reason is not Reason.INVALID:
+        # What is invalid in a file has been said above, field by field and line by line.
+        if not verdict.accepted and not (verdict.reason is Reason.INVALID and verdict.source in faulty):
             yield _line(verdict, manifests, error, verdict.message)
 
 

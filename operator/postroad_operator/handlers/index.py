@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import gzip
 import threading
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-import msgspec
-
 from postroad_operator.admission import World
 from postroad_operator.compile import IssuedCertificate, Neighbourhood, TierSettings
 from postroad_operator.publish import object_name
+from postroad_operator.publish.published import published
 from postroad_operator.resources import Invalid, Resource
-from postroad_transport.config import Certificate
-from postroad_transport.config.files import CONFIG_FILE
-
-
-class _Certificates(msgspec.Struct, rename="camel"):
-    """The part of a published configuration that a review looks at."""
-
-    certificates: tuple[Certificate, ...] = ()
 
 
 class Index:
@@ -63,15 +50,9 @@ class Index:
         version, document = self._published.get(name, ("", {}))
         known, certificates = self._decoded.get(name, ("", {}))
         if known != version:
-            certificates = {item.source: IssuedCertificate(item, {}) for item in _decode(document)}
+            decoded = published(document)
+            certificates = {
+                item.source: IssuedCertificate(item, {}) for item in (decoded.certificates if decoded else ())
+            }
             self._decoded[name] = version, certificates
         return certificates
-
-
-def _decode(document: Mapping[str, Any]) -> tuple[Certificate, ...]:
-    """Return the certificates in a ConfigMap of ours; none where somebody has made something else of it."""
-    try:
-        content = gzip.decompress(base64.b64decode(document["binaryData"][CONFIG_FILE]))
-        return msgspec.json.decode(content, type=_Certificates).certificates
-    except (KeyError, TypeError, OSError, EOFError, zlib.error, binascii.Error, msgspec.MsgspecError):
-        return ()

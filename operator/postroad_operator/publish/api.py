@@ -74,6 +74,18 @@ class KubernetesApi:
                 return None
             raise
 
+    async def documents(self, kind: str, namespace: str | None) -> list[dict[str, Any]]:
+        """List objects whole; all namespaces for None. Raises ApiError."""
+        found: list[dict[str, Any]] = []
+        token = ""
+        while True:
+            query = {"limit": "500"} | ({"continue": token} if token else {})
+            answer = await self._request("GET", _path(kind, namespace), query)
+            found += answer.get("items") or ()
+            token = answer.get("metadata", {}).get("continue", "")
+            if not token:
+                return found
+
     async def identities(self, kind: str, namespace: str | None) -> set[Identity]:
         """List what exists, names only; all namespaces for None. Raises ApiError."""
         found: set[Identity] = set()
