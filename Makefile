@@ -14,10 +14,10 @@ FUZZ_SECONDS ?= 120
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test cov fuzz lint format crds bench lock clean
+.PHONY: help setup run test cov fuzz lint format crds bench kind e2e lock clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Make .venv with everything in it
 
@@ -55,6 +55,14 @@ crds: $(STAMP) ## Write crds/*.yaml and docs/resources.md from the resource mode
 
 bench: $(STAMP) ## Compare with Postfix on this machine (BENCH_FLAGS=...)
 	$(BIN)/python -m tests.bench.compare $(BENCH_FLAGS)
+
+kind: ## From nothing to a delivered message on a kind cluster (needs Docker)
+	@sh .ci/kind check
+	@$(MAKE) --no-print-directory setup
+	@sh .ci/kind up
+
+e2e: kind ## The end-to-end tests on that cluster (needs Docker)
+	POSTROAD_KIND_CONTEXT=kind-postroad $(BIN)/python -m pytest tests/e2e/test_kind_cluster.py $(PYTEST_FLAGS)
 
 lock: ## Resolve the dependencies into the lock files (UPGRADE=1 takes the newest)
 	@sh .ci/lock $(if $(UPGRADE),--upgrade)

@@ -1,0 +1,144 @@
+"""The tier on a real cluster with kubelets: `make e2e` runs these after `make kind` has installed it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import smtplib
+import ssl
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+CONTEXT = os.environ.get("POSTROAD_KIND_CONTEXT", "")
+NAMESPACE = "mail"
+
+pytestmark = pytest.mark.skipif(
+    not CONTEXT or shutil.which("kubectl") is None,
+    reason="NO KIND CLUSTER: make e2e makes one, where there is Docker; without it nothing runs under a kubelet",
+)
+
+
+def kubectl(*arguments: str, check: bool = True, stdin: str | None = None) -> str:
+    done = subprocess.run(
+        ["kubectl", "--context", CONTEXT, "--namespace", NAMESPACE, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=420,
+        input=stdin,
+        check=False,
+    )
+    assert done.returncode == 0 or not check, done.stderr
+    return done.stdout
+
+
+def pods() -> list[dict[str, Any]]:
+    return list(
+        json.loads(kubectl("get", "pods", "-l", "app.kubernetes.io/component=transport", "-o", "json"))["items"]
+    )
+
+
+def delivered(subject: str) -> int:
+    """Count the messages with this subject in the Maildirs of all pods."""
+    return sum(
+        len(
+            kubectl(
+                "exec", pod["metadata"]["name"], "--", "grep", "-rl", subject, "maildir", check=False
+            ).splitlines()
+        )
+        for pod in pods()
+    )
+
+
+def wait_delivered(subject: str, count: int = 1, timeout: float = 60) -> None:
+    deadline = time.monotonic() + timeout
+    while delivered(subject) < count:
+        assert time.monotonic() < deadline, f"{delivered(subject)} of {count} messages with the subject {subject}"
+        time.sleep(1)
+
+
+def unverified() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+@pytest.fixture
+def subject() -> str:
+    return f"test-{uuid.uuid4().hex}"
+
+
+@pytest.fixture(scope="module")
+def account() -> tuple[str, str]:
+    template = "{{.data.username | base64decode}} {{.data.password | base64decode}}"
+    user, _, password = kubectl("get", "secret", "postroad-account", "-o", f"go-template={template}").partition(" ")
+    return user, password
+
+
+def test_mail_from_outside_is_delivered(subject: str) -> None:
+    with smtplib.SMTP("127.0.0.1", 25, timeout=30) as client:
+        client.starttls(context=unverified())
+        client.sendmail("a@far.example", "postmaster@mail.example", f"Subject: {subject}\n\nhello\n")
+    wait_delivered(subject)
+
+
+@pytest.mark.parametrize("port", [587, 465])
+def test_the_account_may_send(subject: str, account: tuple[str, str], port: int) -> None:
+    client = (
+        smtplib.SMTP_SSL("127.0.0.1", port, timeout=30, context=unverified())
+        if port == 465
+        else smtplib.SMTP("127.0.0.1", port, timeout=30)
+    )
+    with client:
+        if port == 587:
+            client.starttls(context=unverified())
+        client.login(*account)
+        client.sendmail("postmaster@mail.example", "bob@mail.example", f"Subject: {subject}\n\nhello\n")
+    wait_delivered(subject)
+
+
+@pytest.fixture
+def connector() -> Iterator[None]:
+    yield
+    patch = json.dumps([{"op": "remove", "path": "/spec/banner"}])
+    kubectl("patch", "rconn", "postroad-internet", "--type=json", "-p", patch, check=False)
+
+
+@pytest.mark.usefixtures("connector")
+def test_a_changed_connector_is_programmed_within_seconds_and_restarts_no_pod(subject: str) -> None:
+    before = {pod["metadata"]["uid"]: pod["status"]["containerStatuses"][0]["restartCount"] for pod in pods()}
+    started = time.monotonic()
+    kubectl("patch", "rconn", "postroad-internet", "--type=merge", "-p", json.dumps({"spec": {"banner": subject}}))
+    generation = kubectl("get", "rconn", "postroad-internet", "-o", "jsonpath={.metadata.generation}")
+    programmed = '{.status.conditions[?(@.type=="Programmed")].observedGeneration}'
+    kubectl("wait", "rconn/postroad-internet", f"--for=jsonpath={programmed}={generation}", "--timeout=60s")
+    kubectl("wait", "rconn/postroad-internet", "--for=condition=Programmed", "--timeout=60s")
+    assert time.monotonic() - started < 30
+    with smtplib.SMTP(timeout=30) as client:
+        assert subject.encode() in client.connect("127.0.0.1", 25)[1]
+    after = {pod["metadata"]["uid"]: pod["status"]["containerStatuses"][0]["restartCount"] for pod in pods()}
+    assert after == before
+
+
+def test_no_message_is_lost_while_every_pod_is_restarted(subject: str) -> None:
+    accepted = 0
+    kubectl("rollout", "restart", "statefulset/postroad-default")
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and accepted < 50:
+        # A client comes back when it is told to, or finds nobody.
+        try:
+            with smtplib.SMTP("127.0.0.1", 25, timeout=10) as client:
+                client.sendmail("a@far.example", "postmaster@mail.example", f"Subject: {subject}\n\n{accepted}\n")
+        except (OSError, smtplib.SMTPException):
+            time.sleep(0.5)
+        else:
+            accepted += 1
+    kubectl("rollout", "status", "statefulset/postroad-default", "--timeout=300s")
+    assert accepted
+    wait_delivered(subject, accepted, timeout=120)
