@@ -6,69 +6,23 @@ import os
 import shutil
 import signal
 import smtplib
-import socket
 import subprocess
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import dns.flags
-import dns.message
-import dns.rcode
-import dns.rrset
 import pytest
 from mail_sink import mail_sink
+from name_server import name_server
 from running_tier import Manifests, Tier, document, free_port, wait_for
 
 RECORDS = {
-    ("far.example.", "MX"): [
-        "far.example. 60 IN MX 10 mx1.far.example.",
-        "far.example. 60 IN MX 20 mx2.far.example.",
-    ],
-    ("mx1.far.example.", "A"): ["mx1.far.example. 60 IN A 127.0.0.2"],
-    ("mx2.far.example.", "A"): ["mx2.far.example. 60 IN A 127.0.0.1"],
-    ("plain.example.", "A"): ["plain.example. 60 IN A 127.0.0.1"],
-    ("null.example.", "MX"): ["null.example. 60 IN MX 0 ."],
+    ("far.example.", "MX"): ["10 mx1.far.example.", "20 mx2.far.example."],
+    ("mx1.far.example.", "A"): ["127.0.0.2"],
+    ("mx2.far.example.", "A"): ["127.0.0.1"],
+    ("plain.example.", "A"): ["127.0.0.1"],
+    ("null.example.", "MX"): ["0 ."],
 }
-
-
-@contextmanager
-def name_server() -> Iterator[int]:
-    """Answer from RECORDS on a UDP port of loopback; ``broken.example`` is SERVFAIL, the rest does not exist."""
-    server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    server.bind(("127.0.0.1", 0))
-    names = {name for name, _ in RECORDS}
-
-    def answer() -> None:
-        while True:
-            data, peer = server.recvfrom(4096)
-            if data == b"stop":
-                return
-            query = dns.message.from_wire(data)
-            question = query.question[0]
-            name = question.name.to_text().lower()
-            response = dns.message.make_response(query)
-            response.flags |= dns.flags.RA | dns.flags.AA
-            lines = RECORDS.get((name, dns.rdatatype.to_text(question.rdtype)), [])
-            if lines:
-                values = [line.split(" ", 4)[4] for line in lines]
-                response.answer = [dns.rrset.from_text(question.name, 60, "IN", question.rdtype, *values)]
-            elif name == "broken.example.":
-                response.set_rcode(dns.rcode.SERVFAIL)
-            elif name not in names:
-                response.set_rcode(dns.rcode.NXDOMAIN)
-            server.sendto(response.to_wire(), peer)
-
-    thread = threading.Thread(target=answer, daemon=True)
-    thread.start()
-    try:
-        yield server.getsockname()[1]
-    finally:
-        server.sendto(b"stop", server.getsockname())
-        thread.join(10)
-        server.close()
 
 
 def send(tier: Tier, *recipients: str) -> None:
@@ -80,7 +34,7 @@ def send(tier: Tier, *recipients: str) -> None:
 def test_mail_is_routed_by_mx_with_fallback_and_null_mx_and_names_that_do_not_exist_come_back(
     manifests: Manifests, start_tier: Callable[..., Tier]
 ) -> None:
-    with name_server() as resolver, mail_sink() as sink:
+    with name_server(RECORDS) as resolver, mail_sink() as sink:
         manifests.put(
             "outbound",
             document(

@@ -124,9 +124,7 @@ class Ca:
         builder = x509.CertificateRevocationListBuilder().issuer_name(_name(self.name)).last_update(_at(now + start))
         builder = builder.next_update(_at(now + end))
         for serial in self.revoked:
-            entry = (
-                x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(_at(now) - timedelta(hours=1))
-            )
+            entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(_at(now - HOUR))
             builder = builder.add_revoked_certificate(entry.build())
         for extension, critical in extensions:
             builder = builder.add_extension(extension, critical=critical)
