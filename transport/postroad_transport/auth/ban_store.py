@@ -42,7 +42,7 @@ CREATE TABLE IF NOT EXISTS subject (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS subject_touched ON subject (touched);
 CREATE TABLE IF NOT EXISTS usual (
-    connector TEXT, account TEXT, address TEXT, touched REAL, PRIMARY KEY (connector, account, address)
+    connector TEXT, account TEXT, address TEXT, touched REAL, PRIMARY KEY (connector, address, account)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS usual_touched ON usual (touched);
 """
@@ -136,6 +136,16 @@ class BanStore:
         except sqlite3.Error:
             return False
         return row is not None and now - USUAL_FOR < row[0] <= now
+
+    def is_known(self, connector: str, address: str, now: float) -> bool:
+        """Tell whether any account was used from the address lately."""
+        try:
+            row = self._reading.execute(
+                "SELECT max(touched) FROM usual WHERE connector = ? AND address = ?", (connector, address)
+            ).fetchone()
+        except sqlite3.Error:
+            return False
+        return row[0] is not None and now - USUAL_FOR < row[0] <= now
 
     async def add_failure(
         self, connector: str, subjects: dict[str, tuple[str, int]], bans: Bans, now: float

@@ -76,6 +76,11 @@ class ConnectorBans:
             return Standing.BANNED
         return Standing.SUSPECT if recent_failures(record, now, self._config.window) else Standing.CLEAN
 
+    def is_known(self, ip: str) -> bool:
+        """Tell whether somebody has logged in from the address lately."""
+        store = self._store
+        return store is not None and store.is_known(self._connector, address_subject(ip), self._clock())
+
     def closes(self, ip: str, account: str) -> bool:
         """Tell whether the account is closed to the address. An account that does not exist is treated alike."""
         store = self._store
@@ -114,7 +119,7 @@ class ConnectorBans:
     async def succeeded(self, ip: str, account: str) -> None:
         """Note that the account is used from the address."""
         store = self._store
-        if store is None or not self._config.account_failures:
+        if store is None:
             return
         now, key = self._clock(), (account_subject(account), address_subject(ip))
         if 0 <= now - self._noted.get(key, -inf) < NOTE_EVERY:

@@ -20,8 +20,10 @@ class Channel:
 
     remote_ip: str
     tls: bool = False
+    known: bool = False
+    """Somebody has logged in from the address lately: what it asks comes first."""
     suspect: bool = False
-    """The address has failed to log in lately: what it asks may wait."""
+    """It has failed to log in lately: what it asks may wait."""
     client_chain: tuple[bytes, ...] = field(default=(), repr=False)
     """DER of the certificates that the client showed in the TLS handshake. It holds the key of the first; nothing of
     them is checked against any authority yet."""

@@ -27,7 +27,7 @@ class PasswordSources:
 
     def asked_on(self, channel: Channel) -> PasswordSources:
         """Return the same sources, for one client: whose turn it is depends on who asks."""
-        origin = Origin(address_subject(channel.remote_ip), channel.suspect)
+        origin = Origin(address_subject(channel.remote_ip), channel.known, channel.suspect)
         return PasswordSources(self._accounts, self._others, origin)
 
     async def verify(self, username: str, password: str) -> Account | None:

@@ -31,6 +31,9 @@ REMEMBER = 60.0
 REMEMBER_ENTRIES = 10_000
 #: Verifications that may wait or run at once: at about 50 ms each, more would keep clients waiting for seconds.
 MAX_PENDING = 64
+#: Seconds after which what a source has asked counts half; and how many sources are counted.
+HALVE_EVERY = 60.0
+ASKED_ENTRIES = 10_000
 
 #: bcrypt sees this many octets of a password; the tools that make hashes cut there too.
 _BCRYPT_OCTETS = 72
@@ -117,11 +120,17 @@ def check_password(encoded: str, password: bytes) -> bool:
         raise AuthUnavailableError("the password hash cannot be checked") from error
 
 
+class OverloadedError(AuthUnavailableError):
+    """Too many passwords wait to be checked, and others come first."""
+
+
 class Origin(NamedTuple):
     """Who asks, as far as fairness goes."""
 
     source: str = ""
     """The client's address, or its network."""
+    known: bool = False
+    """It has logged in lately."""
     suspect: bool = False
     """It has failed lately."""
 
@@ -130,12 +139,11 @@ ANYBODY = Origin()
 
 
 class _Job(NamedTuple):
-    """A check that waits; the smallest is next."""
+    """A check that waits or runs."""
 
-    rank: tuple[bool, int, int]
-    """Suspects last; then by how many of its source waited before; then by age."""
+    number: int
     question: bytes
-    source: str
+    origin: Origin
     encoded: str
     secret: bytes
     answer: Future[bool]
@@ -147,8 +155,9 @@ class PasswordVerifier:
     What is remembered is an HMAC under a key that only this process has, over user, password and stored hash:
     a changed hash is a different question, so the memory survives a reload and never outlives a password.
 
-    Who guesses must not keep others waiting: a source takes its turn with the others however much it asks, one that
-    has failed lately comes after all that have not, and when too many wait, the last in this order is sent away.
+    Who guesses must not keep others waiting. First come sources that have logged in lately, last those that have
+    failed; among equals, who has asked least in the last minutes without being right. When too many wait, the last in
+    this order is sent away.
     """
 
     def __init__(
@@ -169,7 +178,8 @@ class PasswordVerifier:
         self._pending: dict[bytes, _Job] = {}
         self._waiting: list[_Job] = []
         self._running = 0
-        self._by_source: Counter[str] = Counter()
+        self._asked: Counter[str] = Counter()
+        self._halve_at = clock() + HALVE_EVERY
         self._numbers = count()
         self._good_until: dict[bytes, float] = {}
 
@@ -207,36 +217,40 @@ class PasswordVerifier:
     # The lock is held in all of these.
 
     def _add(self, question: bytes, encoded: str, secret: bytes, origin: Origin) -> _Job:
-        rank = origin.suspect, self._by_source[origin.source], next(self._numbers)
-        job = _Job(rank, question, origin.source, encoded, secret, Future())
+        self._count(origin.source)
+        job = _Job(next(self._numbers), question, origin, encoded, secret, Future())
         if len(self._pending) >= self._max_pending:
-            last = max(self._waiting, default=job)
-            if last <= job:
-                raise AuthUnavailableError("too many logins are being checked")
+            last = max([*self._waiting, job], key=self._turn)
+            if last is job:
+                raise OverloadedError("too many logins are being checked")
             self._send_away(last)
         self._pending[question] = job
-        self._by_source[job.source] += 1
         self._waiting.append(job)
         self._start()
         return job
 
+    def _count(self, source: str) -> None:
+        now = self._clock()
+        if now >= self._halve_at or len(self._asked) >= ASKED_ENTRIES:
+            self._halve_at = now + HALVE_EVERY
+            self._asked = Counter({source: times // 2 for source, times in self._asked.items() if times > 1})
+        self._asked[source] += 1
+
+    def _turn(self, job: _Job) -> tuple[int, int, int]:
+        """Return what the smallest of is next. A source's other questions, since then, count as well."""
+        return job.origin.suspect - job.origin.known, self._asked[job.origin.source], job.number
+
     def _start(self) -> None:
         while self._waiting and self._running < self._threads:
-            job = min(self._waiting)
+            job = min(self._waiting, key=self._turn)
             self._pool.submit(self._run, job)
             self._waiting.remove(job)
             self._running += 1
 
     def _send_away(self, job: _Job) -> None:
         self._waiting.remove(job)
-        self._forget_job(job)
-        job.answer.set_exception(AuthUnavailableError("too many logins are being checked"))
-
-    def _forget_job(self, job: _Job) -> None:
         del self._pending[job.question]
-        self._by_source[job.source] -= 1
-        if not self._by_source[job.source]:
-            del self._by_source[job.source]
+        job.answer.set_exception(OverloadedError("too many logins are being checked"))
 
     def _remember(self, question: bytes) -> None:
         now = self._clock()
@@ -256,9 +270,10 @@ class PasswordVerifier:
             failure = error
         with self._lock:
             self._running -= 1
-            self._forget_job(job)
+            del self._pending[job.question]
             if good:
                 self._remember(job.question)
+                self._asked[job.origin.source] -= 1
             with contextlib.suppress(RuntimeError):  # the pool is shut down
                 self._start()
         if failure is not None:
@@ -270,7 +285,7 @@ class PasswordVerifier:
 def _yield_to_others() -> None:
     """Let the event loop go first where processors are scarce. Linux has a niceness for each thread."""
     with contextlib.suppress(OSError, AttributeError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 5)
 
 
 def _filler(text: str) -> str:

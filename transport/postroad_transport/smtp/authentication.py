@@ -11,6 +11,7 @@ from postroad_transport.auth.authenticator import Authenticator
 from postroad_transport.auth.ban_store import ACCOUNT, ADDRESS
 from postroad_transport.auth.bans import Standing
 from postroad_transport.auth.exchange import Accepted, Channel, ErrorChallenge, Exchange, Rejected
+from postroad_transport.auth.passwords import OverloadedError
 from postroad_transport.auth.sasl import Challenge, SaslError, decode
 from postroad_transport.policy.authentication import check_auth
 from postroad_transport.policy.principals import authenticated_principals
@@ -71,6 +72,10 @@ class Authentication(ContentVerbs):
             outcome = await self._exchange(authenticator.begin(name, self._channel()), name, response)
         except SaslError as error:
             return error.reply.encode()
+        except OverloadedError:
+            self._count_login(name, "overloaded")
+            # Who comes again at once would only wait again.
+            return await self._refused_login(replies.AUTH_UNAVAILABLE)
         except (AuthUnavailableError, TimeoutError):
             self._count_login(name, "unavailable")
             return replies.AUTH_UNAVAILABLE
@@ -86,10 +91,11 @@ class Authentication(ContentVerbs):
         return await self._log_in(name, outcome.account)
 
     def _channel(self) -> Channel:
-        suspect = self._standing is Standing.SUSPECT
+        ip = self.facts.remote_ip
+        known, suspect = self.connector.bans.is_known(ip), self._standing is Standing.SUSPECT
         tls = self.transport.get_extra_info("ssl_object")
         if tls is None:
-            return Channel(self.facts.remote_ip, suspect=suspect)
+            return Channel(ip, known=known, suspect=suspect)
         end_point = self.connector.end_point if tls.context is self.connector.tls_context else None
         chain: tuple[bytes, ...] = ()
         if self.facts.client_certificate:
@@ -97,8 +103,9 @@ class Authentication(ContentVerbs):
 
             chain = tuple(presented_chain(tls))
         return Channel(
-            remote_ip=self.facts.remote_ip,
+            remote_ip=ip,
             tls=True,
+            known=known,
             suspect=suspect,
             client_chain=chain,
             binding=lambda kind: binding(tls, kind, end_point),
