@@ -22,6 +22,11 @@ class References:
             raise RefusedError(Reason.REF_NOT_FOUND, f"{field}: Secret {name} has no key {key}: add it")
         return value
 
+    def optional_secret(self, namespace: str, name: str, key: str, field: str) -> bytes | None:
+        """Return one value of a Secret, None where it has no such key. Raises RefusedError naming `field`."""
+        target = self._find("Secret", namespace, name, field)
+        return target.value(key) if isinstance(target, Secret) else None
+
     def config_map(self, namespace: str, name: str, key: str, field: str) -> str:
         """Return one value of a ConfigMap. Raises RefusedError naming `field`."""
         target = self._find("ConfigMap", namespace, name, field)

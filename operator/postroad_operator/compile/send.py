@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
 from postroad_operator.compile import unsupported
+from postroad_operator.compile.credentials import credentials, token_endpoint
 from postroad_operator.compile.names import part_name
 from postroad_operator.compile.partners import secure_domains, tls_trust
 from postroad_operator.compile.references import References
 from postroad_operator.compile.snapshot import TierSettings
-from postroad_operator.compile.verdict import Compiled, Reason, RefusedError
+from postroad_operator.compile.verdict import Compiled
 from postroad_operator.resources import SendConnector
 from postroad_operator.resources.scalars import ascii_domain, host, octets, seconds
 from postroad_operator.resources.send_connector import BASIC, SendConnectorSpec
@@ -36,7 +35,7 @@ def compile_send_connector(
     credentials_file = ""
     chosen = mechanism(spec)
     if chosen in BASIC and spec.auth_secret_ref:
-        content = _credentials(resource.metadata.namespace, spec.auth_secret_ref.name, references)
+        content = credentials(spec, resource.metadata.namespace, spec.auth_secret_ref.name, references)
         credentials_file = secret_name("credentials", resource.metadata.name, content, "json")
         files[credentials_file] = content
     warnings = unsupported.warnings(resource)
@@ -52,6 +51,9 @@ def compile_send_connector(
         routing=_routing(spec),
         auth_mechanism=chosen,
         credentials_file=credentials_file,
+        tokens=token_endpoint(spec.oauth2, resource.metadata.namespace, references)
+        if credentials_file and spec.oauth2
+        else None,
         require_tls=spec.require_tls
         or spec.tls_auth_level is not None
         or chosen is AuthMechanism.BASIC_AUTH_REQUIRE_TLS,
@@ -77,17 +79,6 @@ def mechanism(spec: SendConnectorSpec) -> AuthMechanism:
     if spec.smart_host_auth_mechanism is not None:
         return AuthMechanism(spec.smart_host_auth_mechanism)
     return groups.send_auth_mechanism(Usage(spec.usage)) if spec.smart_hosts else AuthMechanism.NONE
-
-
-def _credentials(namespace: str, name: str, references: References) -> bytes:
-    field = "spec.authSecretRef"
-    values = {key: references.secret(namespace, name, key, field) for key in ("username", "password")}
-    try:
-        # A trailing newline comes from `echo`, never from a password.
-        content = {key: value.decode().rstrip("\r\n") for key, value in values.items()}
-    except UnicodeDecodeError as error:
-        raise RefusedError(Reason.INVALID_REF, f"{field}: username and password must be UTF-8 text") from error
-    return json.dumps(content, sort_keys=True).encode()
 
 
 def _pattern(domain: str) -> str:

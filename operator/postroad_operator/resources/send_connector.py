@@ -7,7 +7,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from postroad_operator.resources.base import LocalReference, Model, Resource, Status
+from postroad_operator.resources.base import KeyReference, LocalReference, Model, Resource, Status
+from postroad_operator.resources.directories import Claim, HttpsURL
 from postroad_operator.resources.grants import SendGrant
 from postroad_operator.resources.partners import DomainSecurity, TlsTrust
 from postroad_operator.resources.receive_connector import Usage
@@ -24,6 +25,7 @@ from postroad_operator.resources.scalars import (
     ShortText,
     Size,
     StrictBool,
+    Unique,
     address,
 )
 from postroad_operator.resources.tier import TIER_IS_IMMUTABLE
@@ -90,6 +92,17 @@ class Drop(Model):
     """Accept and discard."""
 
 
+class TokenEndpoint(Model):
+    """An issuer that gives access tokens to this client (RFC 6749)."""
+
+    token_url: HttpsURL = Field(alias="tokenURL")
+    """Where tokens are had. Client credentials are used, or a refresh token where the Secret has one."""
+    scopes: Annotated[list[Claim], Field(max_length=16), Unique] = []
+    """What to ask for, such as https://outlook.office365.com/.default."""
+    ca_bundle_config_map_ref: KeyReference | None = None
+    """ConfigMap key with the CA certificates (PEM) that the issuer's must chain to. Not given: the system's."""
+
+
 class Limits(Model):
     """Send limits. 0 means no limit."""
 
@@ -153,6 +166,12 @@ class SendConnectorSpec(Model):
             "authSecretRef",
         ),
         Rule(
+            "oauth2 needs authSecretRef",
+            "!has(self.oauth2) || has(self.authSecretRef)",
+            lambda s: s.oauth2 is None or s.auth_secret_ref is not None,
+            "oauth2",
+        ),
+        Rule(
             "smartHostAuthMechanism needs smartHosts",
             "!has(self.smartHostAuthMechanism) || self.smartHostAuthMechanism == 'None' || has(self.smartHosts)",
             lambda s: s.smart_host_auth_mechanism in (None, "None") or s.smart_hosts is not None,
@@ -203,7 +222,9 @@ class SendConnectorSpec(Model):
     smart_host_auth_mechanism: SmartHostAuth | None = None
     """How to authenticate to smart hosts. Not given: as the usage says."""
     auth_secret_ref: LocalReference | None = None
-    """Secret with the keys username and password."""
+    """Secret with the keys username and password, or accessToken in place of password. See oauth2."""
+    oauth2: TokenEndpoint | None = Field(default=None, alias="oauth2")
+    """Log in with access tokens (OAUTHBEARER, XOAUTH2). The Secret has clientID, and clientSecret or refreshToken."""
     require_tls: StrictBool = Field(default=False, alias="requireTLS")
     """Send nothing in clear."""
     ignore_starttls: StrictBool = Field(default=False, alias="ignoreSTARTTLS")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import urlencode
 
 import aiohttp
 import msgspec
@@ -29,9 +30,15 @@ class JsonHttp:
         self._closed = False
 
     async def request(
-        self, method: str, url: str, *, headers: Mapping[str, str] | None = None, body: Any = None
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: Any = None,
+        form: Mapping[str, str] | None = None,
     ) -> Mapping[str, Any]:
-        """Return the JSON object that answers.
+        """Return the JSON object that answers. `body` is sent as JSON, `form` as a form.
 
         Raises
         ------
@@ -41,13 +48,17 @@ class JsonHttp:
         """
         if self._closed:
             raise AuthUnavailableError("closed")
+        if form is None:
+            kind, data = "application/json", None if body is None else msgspec.json.encode(body)
+        else:
+            kind, data = "application/x-www-form-urlencoded", urlencode(form).encode()
         try:
             session = self._session = self._session or self._open()
             async with session.request(
                 method,
                 url,
-                data=None if body is None else msgspec.json.encode(body),
-                headers={"Accept": "application/json", "Content-Type": "application/json", **(headers or {})},
+                data=data,
+                headers={"Accept": "application/json", "Content-Type": kind, **(headers or {})},
                 allow_redirects=False,
             ) as response:
                 if not 200 <= response.status < 300:

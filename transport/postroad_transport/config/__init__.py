@@ -31,6 +31,8 @@ from postroad_transport.config.model import (
     TierConfig,
     TlsAuthLevel,
     TlsMode,
+    TlsPolicy,
+    TokenEndpoint,
     TrustedServer,
     Usage,
 )
@@ -73,7 +75,9 @@ __all__ = [
     "TierConfig",
     "TlsAuthLevel",
     "TlsMode",
+    "TlsPolicy",
     "TlsTrust",
+    "TokenEndpoint",
     "TrustedServer",
     "Usage",
 ]

@@ -55,6 +55,14 @@ class AuthMechanism(StrEnum):
     EXTERNAL_AUTHORITATIVE = "ExternalAuthoritative"
 
 
+class TlsPolicy(StrEnum):
+    """Which versions and suites of TLS are spoken (``postroad_transport.tls.policy`` says which)."""
+
+    MODERN = "Modern"
+    INTERMEDIATE = "Intermediate"
+    LEGACY = "Legacy"
+
+
 class TlsAuthLevel(StrEnum):
     """What an outbound TLS session must prove (Exchange's TlsAuthLevel)."""
 
@@ -177,6 +185,7 @@ class ReceiveConnector(Part, frozen=True, kw_only=True):
     require_tls: bool = False
     secure_domains: tuple[SecureDomain, ...] = ()
     """Domains that mail is taken from over mutual TLS only (spec.md 4); empty: no client certificate is asked for."""
+    tls_policy: TlsPolicy = TlsPolicy.MODERN
     tls_trust: TlsTrust = TlsTrust()
     """Whom client certificates must come from."""
     authentication: Authentication = Authentication()
@@ -258,6 +267,15 @@ class RetryPolicy(Part, frozen=True, kw_only=True):
     """0: no delay notices."""
 
 
+class TokenEndpoint(Part, frozen=True, kw_only=True):
+    """Where access tokens for smart hosts are had (RFC 6749 section 3.2)."""
+
+    url: str
+    scopes: tuple[str, ...] = ()
+    ca_bundle: str = ""
+    """PEM of the CAs that its certificate must chain to; empty: the system's."""
+
+
 class SendConnector(Part, frozen=True, kw_only=True):
     """An enabled send connector."""
 
@@ -268,11 +286,16 @@ class SendConnector(Part, frozen=True, kw_only=True):
     routing: DnsRouting | SmartHostRouting | Lmtp | Drop
     auth_mechanism: AuthMechanism = AuthMechanism.NONE
     credentials_file: str = ""
-    """Secret file holding JSON ``{"username": ..., "password": ...}``."""
+    """Secret file holding JSON: ``username`` and ``password`` or ``accessToken``; with `tokens` ``username``,
+    ``clientId``, ``clientSecret`` and perhaps ``refreshToken``."""
+    tokens: TokenEndpoint | None = None
+    """Log in with access tokens from there."""
     require_tls: bool = False
     ignore_starttls: bool = False
     tls_auth_level: TlsAuthLevel | None = None
     tls_domain: str = ""
+    tls_policy: TlsPolicy | None = None
+    """None: as the proof asks for, the most that a peer can do where nothing is verified."""
     secure_domains: tuple[SecureDomain, ...] = ()
     """Domains that mail goes to over mutual TLS only (spec.md 4)."""
     tls_trust: TlsTrust = TlsTrust()
@@ -311,6 +334,8 @@ class Certificate(Part, frozen=True, kw_only=True):
     common_name: str = ""
     services: tuple[str, ...] = ("SMTP",)
     self_signed: bool
+    key_algorithm: str = ""
+    """``RSA``, ``ECDSA``, ``Ed25519``; empty: not known, and then it is presented alone."""
     version: int = 3
     not_before: float
     not_after: float

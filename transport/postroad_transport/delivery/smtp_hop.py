@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from random import Random
 
-import msgspec
-
 from postroad_transport.config import (
     AuthMechanism,
     DnsRouting,
@@ -27,7 +25,7 @@ from postroad_transport.config import (
     SmartHostRouting,
     SmtpHost,
 )
-from postroad_transport.config.files import ConfigError
+from postroad_transport.delivery.credentials import CredentialSource
 from postroad_transport.delivery.failover import DeadHosts, Pacer
 from postroad_transport.delivery.hop import Hop, Outcome, Result
 from postroad_transport.delivery.outbound_tls import TlsDemand, tls_demand
@@ -39,7 +37,6 @@ from postroad_transport.delivery.smtp_client import (
     SmtpSession,
     open_session,
 )
-from postroad_transport.delivery.smtp_login import Credentials
 from postroad_transport.delivery.smtp_transaction import Attempt, StaleSessionError
 from postroad_transport.message import Content, Envelope, Recipient, content_size
 from postroad_transport.policy.headers import outbound
@@ -121,6 +118,7 @@ class SmtpHop(Hop):
         self._mechanism = connector.auth_mechanism if self._logs_in and connector else AuthMechanism.NONE
         self.concurrency = self._limits.connections
         self._turns = asyncio.Semaphore(self.concurrency) if self.concurrency else None
+        self._credentials = CredentialSource(connector, settings.read_secret)
         self._pacer = Pacer(self._limits.rate)
         self._dead = DeadHosts(settings.dead_seconds)
         self._idle: dict[SmtpSession, asyncio.TimerHandle] = {}
@@ -147,6 +145,7 @@ class SmtpHop(Hop):
             timer.cancel()
             self._discard(session)
         self._idle.clear()
+        await self._credentials.close()
 
     async def _paced(self, envelope: Envelope, recipients: Sequence[Recipient], content: Content) -> list[Outcome]:
         wait = self._pacer.reserve(self._settings.clock())
@@ -300,7 +299,7 @@ class SmtpHop(Hop):
             check=self._check(demand),
             trust=self._settings.trust_bundle,
             mechanism=self._mechanism,
-            credentials=self._credentials,
+            credentials=self._credentials.get,
             limits=self._limits,
             on_handshake=self._count_handshake,
             on_login=self._count_login,
@@ -308,23 +307,12 @@ class SmtpHop(Hop):
             on_server=self._count_server,
         )
 
-    async def _credentials(self) -> Credentials:
-        connector = self._route.send_connector
-        if connector is None or not connector.credentials_file:
-            raise ConfigError("the send connector names none")
-        try:
-            return msgspec.json.decode(self._settings.read_secret(connector.credentials_file), type=Credentials)
-        except KeyError:
-            raise ConfigError(f"{connector.credentials_file}: no such secret file") from None
-        except msgspec.MsgspecError:
-            raise ConfigError(
-                f"{connector.credentials_file}: not JSON with a username and a password or accessToken"
-            ) from None
-
     def _count_handshake(self, version: str, result: str) -> None:
         self._settings.metrics.tls_handshakes.labels("out", version, result).inc()
 
     def _count_login(self, mechanism: str, result: str) -> None:
+        if result == "refused":
+            self._credentials.refused()
         self._settings.metrics.outbound_logins.labels(self._route.connector, mechanism, result).inc()
 
     def _count_server(self, principal: str, result: str) -> None:
