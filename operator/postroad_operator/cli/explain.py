@@ -24,9 +24,11 @@ from postroad_transport.config import ReceiveConnector, Role, TierConfig
 from postroad_transport.config.files import ConfigError, load
 from postroad_transport.policy.explain import AccountsOf, Scenario
 from postroad_transport.policy.networks import parse_address
+from postroad_transport.policy.proof import PeerProof
 from postroad_transport.supervisor.process import SERVED_DIRECTORY
 from postroad_transport.worker.explain import Delivery, FullExplanation, accounts_in
 from postroad_transport.worker.explain import explain as explain_message
+from postroad_transport.worker.explain_tls import client_proof
 
 _FIELD = re.compile(r"[!-9;-~]+[ \t]*:", re.ASCII)
 
@@ -64,6 +66,10 @@ def _headers(_context: click.Context, _parameter: click.Parameter, values: tuple
 @click.option("--from-ip", required=True, callback=_address, help="The client's address.")
 @click.option("--helo", default="client.example", show_default=True, help="Name the client gives in EHLO.")
 @click.option("--tls", is_flag=True, help="The client uses STARTTLS.")
+@click.option("--client-cert", type=click.Path(exists=True, dir_okay=False, path_type=Path), default=None,
+              help="PEM file: the client's certificate, verified as a worker would. Implies --tls.")  # fmt: skip
+@click.option("--tls-name", "tls_names", multiple=True,
+              help="Name in the client's certificate, taken to be valid. Repeatable. Implies --tls.")  # fmt: skip
 @click.option("--server", type=click.Choice([role.value for role in Role]), callback=_role,
               help="The client is a server of a tier of this role, and uses X-ANONYMOUSTLS.")  # fmt: skip
 @click.option("--auth", "account", default="", help="Account that logs in, with the right password.")
@@ -90,6 +96,8 @@ def explain(
     port: int,
     from_ip: str,
     headers: tuple[str, ...],
+    client_cert: Path | None,
+    tls_names: tuple[str, ...],
     cluster: bool,
     namespace: str,
     all_namespaces: bool,
@@ -120,6 +128,7 @@ def explain(
         config, accounts = compilation.config, _accounts_of(compilation)
         issued = False
     try:
+        scenario = _with_certificate(config, scenario, client_cert, tls_names, state_dir or Path(".postroad"))
         explanation = explain_message(config, scenario, accounts=accounts, certificates_issued=issued)
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
@@ -129,6 +138,24 @@ def explain(
         _print(wide_console(), explanation)
     if not explanation.explanation.accepted:
         raise click.exceptions.Exit(REFUSED)
+
+
+def _with_certificate(
+    config: TierConfig, scenario: Scenario, chain: Path | None, names: tuple[str, ...], state_dir: Path
+) -> Scenario:
+    """Add what the client's certificate proves. Raises ConfigError where the file holds none."""
+    if chain is None and not names:
+        return scenario
+    if chain is not None and names:
+        raise click.UsageError("give --client-cert or --tls-name, not both")
+    if chain is None:
+        proof: PeerProof | None = PeerProof(tuple(name.lower() for name in names))
+    else:
+        lists = state_dir / "crl"
+        proof = client_proof(
+            config, scenario.port, scenario.remote_ip, chain.read_bytes(), lists if lists.is_dir() else None
+        )
+    return msgspec.structs.replace(scenario, proof=proof, tls=True)
 
 
 def _served(state_dir: Path) -> tuple[TierConfig, AccountsOf]:
@@ -232,6 +259,8 @@ def _route(delivery: Delivery) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [
         (escape(delivery.recipient), f"{escape(delivery.connector)} to {escape(delivery.destination)}", why)
     ]
+    if delivery.tls:
+        rows.append(("", escape(delivery.tls), ""))
     rows += [("", f"[green]added[/] {escape(line)}", "") for line in delivery.added]
     return rows + [
         ("", f"[red]stripped[/] {escape(item.header)}", escape(f"needs {item.missing}: {item.field}"))

@@ -17,9 +17,11 @@ from postroad_transport.policy.authentication import check_auth
 from postroad_transport.policy.certificate import select
 from postroad_transport.policy.connectors import ConnectorPolicy, decisive_field
 from postroad_transport.policy.direct_trust import PRINCIPALS, VERB, check_anonymous_tls
+from postroad_transport.policy.domain_security import transaction_identity
 from postroad_transport.policy.headers import auth_as, firewall_permission, inspect, stamps
 from postroad_transport.policy.passing import mail_passes, message_passes
 from postroad_transport.policy.principals import authenticated_principals, initial_principals
+from postroad_transport.policy.proof import PeerProof
 from postroad_transport.policy.receive import (
     AUTHENTICATION_UNSUCCESSFUL,
     MAIL_RULES,
@@ -56,6 +58,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Whether STARTTLS has been used; a port with implicit TLS needs no telling."""
     server: Role | None = None
     """The role of the tier that the client is a server of, and proves to be with X-ANONYMOUSTLS; None: of none."""
+    proof: PeerProof | None = None
+    """What the client's certificate proves, where one is presented and asked for."""
     account: str = ""
     """Who logs in, with good credentials; empty for nobody."""
     account_addresses: tuple[str, ...] = ()
@@ -179,6 +183,7 @@ class _Walk:
             helo=scenario.helo,
             tls=self._mode() is TlsMode.IMPLICIT,
             principals=initial_principals(connector.config),
+            proof=scenario.proof if connector.secure_domains else None,
         )
 
     def explanation(self, choices: tuple[Choice, ...]) -> Explanation:
@@ -330,6 +335,9 @@ class _Walk:
         declares = "SIZE" in self.connector.config.extensions
         size = self.scenario.size if declares and self.scenario.size else None
         tier, connector, session = self.tier, self.connector, self.session
+        if connector.secure_domains:
+            identity = transaction_identity(connector.secure_domains, session, sender)
+            session.principals, session.secured_domain = identity
         access = connector.access(session.principals)
         return all(
             self._note(

@@ -26,6 +26,7 @@ from postroad_transport.policy.tier import TierPolicy
 from postroad_transport.routing.table import Route, RoutingTable, Unroutable
 from postroad_transport.smtp import replies
 from postroad_transport.smtp.received import received_header, transmission_type
+from postroad_transport.worker.explain_tls import hop_tls
 
 CONNECTION_REFUSED = "connection refused: no connector is bound to this port"
 
@@ -67,6 +68,8 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Why there is no route; a 4xx waits in the queue, a 5xx returns the message to its sender."""
     stripped: tuple[Stripped, ...] = ()
     added: tuple[str, ...] = ()
+    tls: str = ""
+    """What its sessions need of TLS, in words."""
 
 
 class FullExplanation(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -206,6 +209,7 @@ def _delivery(table: RoutingTable, recipient: str, header: bytes) -> Delivery:
         reason=reason,
         stripped=stripped,
         added=added,
+        tls=hop_tls(route),
     )
 
 
