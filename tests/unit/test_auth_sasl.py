@@ -6,7 +6,7 @@ import asyncio
 from base64 import b64encode
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from postroad_transport.auth.accounts import Account, AuthUnavailableError, parse_accounts
@@ -47,6 +47,7 @@ async def failure(server: Exchange, response: bytes) -> str:
     return caught.value.reply.line
 
 
+@settings(deadline=None)
 @given(words, words, st.booleans(), st.booleans())
 async def test_plain_round_trips_with_and_without_an_initial_response(username, password, initial, repeat_identity):
     server = exchange("PLAIN", Known(username, password))
@@ -56,6 +57,7 @@ async def test_plain_round_trips_with_and_without_an_initial_response(username, 
     assert await server.step(f"{authzid}\0{username}\0{password}".encode()) == Accepted(Account(username))
 
 
+@settings(deadline=None)
 @given(words, words, st.booleans())
 async def test_login_round_trips_with_and_without_an_initial_response(username, password, initial):
     server = exchange("LOGIN", Known(username, password))
@@ -104,6 +106,7 @@ async def test_a_malformed_login_name_gets_501_5_5_2(message):
     assert (await failure(exchange("LOGIN"), message)).startswith("501 5.5.2 ")
 
 
+@settings(deadline=None)
 @given(st.sampled_from(["PLAIN", "LOGIN"]), st.lists(st.none() | st.binary(max_size=60), min_size=1, max_size=4))
 async def test_arbitrary_messages_raise_nothing_but_sasl_errors(name, messages):
     source = Known()
@@ -129,6 +132,7 @@ def test_bad_base64_gets_501_5_5_2(response, initial):
     assert caught.value.reply.line.startswith("501 5.5.2 ")
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200), st.booleans())
 def test_every_response_is_read_as_it_was_meant(data, initial):
     assert decode(b64encode(data) or (b"=" if initial else b""), initial=initial) == data

@@ -161,6 +161,7 @@ async def test_a_malformed_first_message_gets_501(first):
         await server(SECURE, plus=first.startswith(b"p")).step(first)
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=80) | st.sampled_from([FIRST, FINAL, b""]), min_size=1, max_size=4))
 async def test_arbitrary_messages_never_log_anyone_in(messages):
     exchange = server()
@@ -221,6 +222,7 @@ def test_damaged_or_costly_keys_are_left_out_and_never_quoted(text):
     assert len(parse_accounts(f"user:{text}\nother:{PENCIL}".encode())) == 1
 
 
+@settings(deadline=None)
 @given(st.integers(4096, 1_000_000), st.binary(min_size=12, max_size=64), st.binary(min_size=32, max_size=32))
 def test_written_keys_are_read_back(iterations, salt, key):
     keys = ScramKeys(iterations, salt, key, key[::-1])

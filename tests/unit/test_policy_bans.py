@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -100,11 +100,13 @@ class OneSubject(RuleBasedStateMachine):
 TestOneSubject = OneSubject.TestCase
 
 
+@settings(deadline=None)
 @given(st.ip_addresses(v=4))
 def test_an_ipv4_address_counts_as_itself_also_when_mapped(address):
     assert address_subject(str(address)) == address_subject(f"::ffff:{address}") == str(address)
 
 
+@settings(deadline=None)
 @given(st.ip_addresses(v=6), st.integers(0, 2**64 - 1))
 def test_an_ipv6_address_counts_as_its_64(address, host):
     if address.ipv4_mapped:
@@ -117,6 +119,7 @@ def test_an_ipv6_address_counts_as_its_64(address, host):
     assert address_subject(f"{ipaddress.IPv6Address(int(address) ^ 1 << 64)}") != subject
 
 
+@settings(deadline=None)
 @given(st.text(max_size=400))
 def test_an_account_counts_in_one_case_and_in_bounded_memory(name):
     subject = account_subject(name)
