@@ -22,6 +22,11 @@ OAUTH2: dict[str, Any] = {"issuer": "https://id.example", "audiences": ["mail"]}
 ACCOUNTS: dict[str, Any] = {"audience": "mail", "allow": [{"namespace": "shop", "addresses": ["*@a.example"]}]}
 
 
+KEYTAB: dict[str, Any] = {"keytabSecretRef": {"name": "s", "key": "keytab"}}
+CLIENTS: dict[str, Any] = {"caBundleConfigMapRef": {"name": "c", "key": "ca.pem"}}
+TOKENS: dict[str, Any] = {"tokenURL": "https://login.example/token"}
+
+
 def authentication(**sources: Any) -> dict[str, Any]:
     return RECEIVE | {"authentication": sources}
 
@@ -33,10 +38,29 @@ SOUND: list[tuple[str, dict[str, Any]]] = [
     ("ReceiveConnector", RECEIVE | {"authMechanisms": ["ExternalAuthoritative"], "remoteIPRanges": ["10.1.0.0/16"]}),
     ("ReceiveConnector", RECEIVE | {"bindings": [{"port": 0}, {"port": 0}], "limits": {"messageSize": 1024}}),
     ("ReceiveConnector", RECEIVE | {"grants": [{"principal": "user:a@b", "permissions": ["SMTP-Submit"]}]}),
+    (
+        "ReceiveConnector",
+        RECEIVE | {"grants": [{"principal": "user:system:serviceaccount:a:b", "permissions": ["SMTP-Submit"]}]},
+    ),
     ("ReceiveConnector", authentication(ldap=LDAP, oauth2=OAUTH2, serviceAccounts=ACCOUNTS)),
     ("ReceiveConnector", authentication(ldap=LDAP | {"urls": ["ldaps://[::1]:1636/"], "filter": "(uid={local})"})),
     ("ReceiveConnector", authentication(oauth2=OAUTH2 | {"issuer": "http://127.0.0.1:8080/realms/mail"})),
     ("ReceiveConnector", authentication(bans={"failures": 0, "window": "1h", "allowRanges": ["10.0.0.0/8", "::1"]})),
+    (
+        "ReceiveConnector",
+        authentication(kerberos=KEYTAB | {"realms": ["A.EXAMPLE"]}, ntlmSecretRef={"name": "s", "key": "k"}),
+    ),
+    (
+        "ReceiveConnector",
+        authentication(
+            clientCertificates=CLIENTS
+            | {"accountFrom": [], "accounts": [{"thumbprint": ":".join(["aB"] * 32), "account": "printer"}]}
+        ),
+    ),
+    (
+        "SendConnector",
+        HOSTS | {"smartHostAuthMechanism": "BasicAuthRequireTLS", "authSecretRef": {"name": "s"}, "oauth2": TOKENS},
+    ),
     ("SendConnector", SEND),
     ("SendConnector", SEND | {"domainSecure": True, "tlsAuthLevel": "DomainValidation", "tlsDomain": "a.example"}),
     ("SendConnector", HOSTS | {"smartHostAuthMechanism": "BasicAuth", "authSecretRef": {"name": "s"}}),
@@ -138,6 +162,31 @@ BROKEN: list[tuple[str, dict[str, Any], str]] = [
     ("SendConnector", SEND | {"limits": {"rate": "fast"}}, "spec.limits.rate"),
     ("ReceiveConnector", {"bindings": [{"port": 25, "proxyProtocol": {"trustedRanges": ["x"]}}]}, "trustedRanges[0]"),
     ("SendConnector", SEND | {"dns": {"resolvers": ["dns.example"]}}, "spec.dns.resolvers[0]"),
+    ("ReceiveConnector", authentication(kerberos={}), "spec.authentication.kerberos.keytabSecretRef"),
+    ("ReceiveConnector", authentication(kerberos=KEYTAB | {"realms": ["a/b"]}), "write a realm such as"),
+    ("ReceiveConnector", authentication(kerberos=KEYTAB | {"addressTemplate": "a@b"}), "with {account} in it"),
+    (
+        "ReceiveConnector",
+        authentication(clientCertificates=CLIENTS | {"accountFrom": []}),
+        "give accountFrom or accounts",
+    ),
+    (
+        "ReceiveConnector",
+        authentication(clientCertificates=CLIENTS | {"accounts": [{"account": "a"}]}),
+        "give exactly one of email, dnsName, commonName and thumbprint",
+    ),
+    (
+        "ReceiveConnector",
+        authentication(clientCertificates=CLIENTS | {"accounts": [{"account": "a", "thumbprint": "abc"}]}),
+        "write the SHA-256 of the certificate",
+    ),
+    ("SendConnector", HOSTS | {"oauth2": TOKENS}, "oauth2 needs authSecretRef"),
+    (
+        "SendConnector",
+        HOSTS
+        | {"smartHostAuthMechanism": "BasicAuth", "authSecretRef": {"name": "s"}, "oauth2": {"tokenURL": "http://a"}},
+        "write an https URL",
+    ),
     ("AcceptedDomain", {}, "spec.domain: this field is required"),
     ("AcceptedDomain", DOMAIN | {"deliver": {}}, "spec.deliver: give exactly one of maildir, lmtp and smtp"),
     ("AcceptedDomain", DOMAIN | {"deliver": {"maildir": {"path": "../{local}"}}}, "spec.deliver.maildir.path"),
