@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from postroad_transport.auth import ldap
-from postroad_transport.auth.accounts import Account, AuthUnavailableError
+from postroad_transport.auth.accounts import Account, AuthUnavailableError, parse_accounts
 from postroad_transport.auth.breaker import FAILURES, LONGEST_PAUSE, Breaker
 from postroad_transport.auth.ldap import LdapSource
 from postroad_transport.auth.ldap_session import Credentials, ServerFailedError
 from postroad_transport.auth.lookups import Lookups
+from postroad_transport.auth.password_sources import PasswordSources
 from postroad_transport.auth.recent import Recent
 from postroad_transport.config.directories import Ldap, LdapServer, LdapTls
 from postroad_transport.telemetry.metrics import Metrics
@@ -290,3 +291,10 @@ def test_what_is_remembered_holds_no_password() -> None:
     assert recent.get("alice", "hush") == "answer"
     assert recent.get("aliceh", "ush") is None
     assert "hush" not in repr(vars(recent))
+
+
+async def test_an_entry_of_the_directory_cannot_become_a_listed_account_under_another_name(make) -> None:
+    source = make(Peer(lambda *_: ALICE))
+    listed = parse_accounts(b"alice:$2b$04$6tcdIZE7k749KmKiOBbvte9T9.5OZozpns/zfPBFWJb9XKjWlj.I.")
+    assert await PasswordSources(listed, [source]).verify("alice@example.com", "pencil") is None
+    assert await PasswordSources(parse_accounts(b""), [source]).verify("alice@example.com", "pencil") == ALICE

@@ -12,7 +12,7 @@ from postroad_operator.resources.rules import Checked, Rule
 from postroad_transport.config import Permission, Principal
 
 Effect = Literal["Allow", "Deny"]
-_PRINCIPAL = rf"^({'|'.join(principal.value for principal in Principal)}|user:[^\s:]+)$"
+_PRINCIPAL = rf"^({'|'.join(principal.value for principal in Principal)}|user:[^\s:]+(:[^\s:]+)*)$"
 PrincipalName = Annotated[
     str,
     Field(max_length=256),

@@ -68,6 +68,22 @@ def _accounts(config: TierConfig, config_dir: Path) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def _unlisted(config: TierConfig) -> list[str]:
+    """Return who else can log in, by what knows them."""
+    known: list[str] = []
+    for connector in config.receive_connectors:
+        source = connector.authentication
+        if not _LOGIN & set(connector.auth_mechanisms):
+            continue
+        if source.ldap is not None:
+            known.append(f"those in {source.ldap.base_dn}")
+        if source.oauth2 is not None:
+            known.append(f"those with a token of {source.oauth2.issuer}")
+        if source.service_accounts is not None:
+            known.append(f"service accounts with a token for {source.service_accounts.audience}")
+    return list(dict.fromkeys(known))
+
+
 def _receiving(config: TierConfig, addresses: tuple[str, ...], now: float) -> Table:
     table = Table(title="Receiving", title_justify="left", box=None, header_style="bold", pad_edge=False)
     for heading in ("CONNECTOR", "ADDRESS", "TLS", "LOGIN", "NAME", "CERTIFICATE"):
@@ -184,7 +200,7 @@ def announce(
         Text(),
         _delivering(config, state_dir),
         Text(),
-        Text(f"Accounts  {', '.join(accounts) or 'none'}"),
+        Text(f"Accounts  {', '.join([*accounts, *_unlisted(config)]) or 'none'}"),
         Text(f"CA        {ca}"),
         Text(f"Metrics   http://{metrics}/metrics (also /healthz, /readyz, /configz)"),
         Text(f"Events    {state_dir / 'events.jsonl'}"),

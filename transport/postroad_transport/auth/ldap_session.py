@@ -88,7 +88,10 @@ class Session:
             entry = self._find(username)
             if entry is None or not self._takes(entry["dn"], password):
                 return None
-        except (LDAPException, OSError) as error:
+        except ServerFailedError:
+            raise
+        except Exception as error:
+            # Whatever the library makes of what a server sends, or of a connection that is cut in another thread.
             raise ServerFailedError(f"{self._server.host}: {type(error).__name__}") from error
         return account_of(entry["raw_attributes"], self._config, entry["dn"])
 

@@ -41,8 +41,11 @@ class PasswordSources:
             except AuthUnavailableError as error:
                 down = error
                 continue
-            if account is not None:
+            if account is not None and not self._is_listed(account.name):
                 return account
         if down is not None:
             raise down
         return None
+
+    def _is_listed(self, name: str) -> bool:
+        return self._accounts is not None and name in self._accounts
