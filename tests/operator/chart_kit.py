@@ -227,6 +227,7 @@ def values_matrix() -> dict[str, list[str]]:
     monitors = "metrics.rules.enabled=true,metrics.dashboard.enabled=true,metrics.rules.labels.team=mail"
     return {
         "defaults": [],
+        "webhook": ["--set", "webhook.enabled=true,webhook.failurePolicy=Fail"],
         "all namespaces": ["--set", "operator.allNamespaces=true,tier.clientAddressesHidden=true"],
         "edge, node ports": ["--set", "tier.role=edge,transport.service.type=NodePort,transport.replicas=1"],
         "internal": ["--set", "transport.service.type=ClusterIP,transport.spool.storageClassName=fast"],

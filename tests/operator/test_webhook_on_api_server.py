@@ -6,12 +6,15 @@ import signal
 import ssl
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from chart_kit import documents, rendered
 from cluster_kit import Cluster, Operator, manifest
 from control_plane import ApiError, ControlPlane, free_port, wait_for
+from cryptography import x509
 
 SECRET = "postroad-webhook"
 PORT = free_port()
@@ -271,3 +274,62 @@ def test_without_an_operator_it_fails_as_configured(reviewed: Reviewed) -> None:
     reviewed.policy("Fail")
     reviewed.serve()
     reviewed.wait_reviews()
+
+
+def test_the_rights_of_the_chart_suffice(control_plane: ControlPlane, namespace: str, tmp_path: Path) -> None:
+    text = rendered(
+        namespace,
+        "--set",
+        "webhook.enabled=true,webhook.failurePolicy=Fail,defaults.enabled=false,crds.upgrade=false",
+    )
+    control_plane.kubectl("apply", "--server-side", "-n", namespace, "-f", "-", stdin=text)
+    container = documents(text)["Deployment/pr-operator"]["spec"]["template"]["spec"]["containers"][0]
+    arguments = [item.replace("$(POD_NAMESPACE)", namespace) for item in container["args"][1:]]
+    port = free_port()
+    cluster = Reviewed(control_plane, namespace, tmp_path)
+    cluster.configuration = f"pr-{namespace}"
+    # There is no network of Services here: the API server dials the process.
+    client = {"url": f"https://localhost:{port}/validate"}
+    change = [{"op": "replace", "path": "/webhooks/0/clientConfig", "value": client}]
+    path = f"{PATH}/{cluster.configuration}"
+    control_plane.client.request("PATCH", path, change, "application/json-patch+json")
+    kubeconfig = control_plane.user_kubeconfig(f"system:serviceaccount:{namespace}:pr-operator")
+    options = (*arguments, "--webhook-port", str(port), "--webhook-host", "localhost")
+    operator = Operator(kubeconfig, namespace, tmp_path / "operator.log", options).start()
+    cluster.operators.append(operator)
+    try:
+        cluster.wait_reviews()
+        posted = 'postroad_operator_events_total{outcome="posted"}'
+        wait_for(lambda: operator.metric(posted) >= 1, what="an Event")
+        assert operator.metric('postroad_operator_events_total{outcome="failed"}') == 0
+        assert "403" not in operator.log.read_text()
+        names = [f"pr-webhook.{namespace}.svc", "localhost"]
+        leaf = x509.load_pem_x509_certificate(served(port).encode())
+        found = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        assert found.get_values_for_type(x509.DNSName) == names
+    finally:
+        cluster.stop()
+        control_plane.kubectl("delete", "-n", namespace, "--wait=false", "-f", "-", stdin=text)
+
+
+def test_the_chart_reviews_only_what_its_operator_takes() -> None:
+    own, every = (
+        documents(rendered("mail", "--set", f"webhook.enabled=true,operator.allNamespaces={everywhere}"))
+        for everywhere in ("false", "true")
+    )
+    (hook,) = own["ValidatingWebhookConfiguration/pr-mail"]["webhooks"]
+    assert hook["failurePolicy"] == "Ignore"
+    assert hook["namespaceSelector"] == {"matchLabels": {"kubernetes.io/metadata.name": "mail"}}
+    assert "namespaceSelector" not in every["ValidatingWebhookConfiguration/pr-mail"]["webhooks"][0]
+    assert "ValidatingWebhookConfiguration/pr-mail" not in documents(rendered("mail"))
+
+
+def test_cert_manager_may_keep_the_certificate() -> None:
+    objects = documents(rendered("mail", "--set", "webhook.enabled=true,webhook.certManager.enabled=true"))
+    hook = objects["ValidatingWebhookConfiguration/pr-mail"]
+    assert hook["metadata"]["annotations"] == {"cert-manager.io/inject-ca-from": "mail/pr-webhook"}
+    assert objects["Certificate/pr-webhook"]["spec"]["dnsNames"] == ["pr-webhook.mail.svc"]
+    container = objects["Deployment/pr-operator"]["spec"]["template"]["spec"]["containers"][0]
+    assert not any(argument.startswith("--webhook-configuration") for argument in container["args"])
+    assert f"--webhook-secret={objects['Certificate/pr-webhook']['spec']['secretName']}" in container["args"]
+    assert "ClusterRole/pr-mail-webhook" not in objects

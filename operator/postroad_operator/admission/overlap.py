@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from ipaddress import ip_network
 from typing import NamedTuple
 
@@ -30,18 +31,18 @@ def overlaps(
     """
     if before is not None and _reach(before) == _reach(connector):
         return []
-    own = _ranges(connector)
+    own = _ranges(tuple(connector.spec.remote_ip_ranges))
     ports = {binding.port for binding in connector.spec.bindings if binding.port}
     warnings: list[str] = []
     for other in sorted(others, key=lambda item: item.source):
         shared = sorted(ports & {binding.port for binding in other.spec.bindings})
-        if shared and (text := _relation(own, _ranges(other), other.source)):
+        if shared and (text := _relation(own, _ranges(tuple(other.spec.remote_ip_ranges)), other.source)):
             warnings.append(f"spec.remoteIPRanges: port {', '.join(map(str, shared))}: {text}")
     more = len(warnings) - _NAMED
     return warnings[:_NAMED] + ([f"spec.remoteIPRanges: overlaps with {more} more"] if more > 0 else [])
 
 
-def _relation(own: list[_Range], others: list[_Range], other: str) -> str:
+def _relation(own: tuple[_Range, ...], others: tuple[_Range, ...], other: str) -> str:
     for mine in own:
         for theirs in others:
             if mine.version != theirs.version or (mine.first, mine.last) == (theirs.first, theirs.last):
@@ -64,9 +65,11 @@ def _reach(connector: ReceiveConnector) -> tuple[object, ...]:
     return spec.enabled, tuple(sorted(binding.port for binding in spec.bindings)), cidrs(spec.remote_ip_ranges)
 
 
-def _ranges(connector: ReceiveConnector) -> list[_Range]:
+@lru_cache(maxsize=4096)
+def _ranges(ranges: tuple[str, ...]) -> tuple[_Range, ...]:
+    """Return ranges as numbers; remembered, for every review looks at all connectors of a port."""
     found = []
-    for text in cidrs(connector.spec.remote_ip_ranges):
+    for text in cidrs(ranges):
         network = ip_network(text)
         found.append(_Range(network.version, int(network[0]), int(network[-1]), text))
-    return found
+    return tuple(found)

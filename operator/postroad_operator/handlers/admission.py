@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
@@ -17,6 +18,9 @@ from postroad_operator.handlers.webhook import Reviewer, ServingContext, Webhook
 from postroad_operator.publish import KubernetesApi
 
 _log = logging.getLogger(__name__)
+
+#: Seconds that one thread may run while another waits.
+_SWITCH = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,8 @@ async def webhook(
     OSError
         The port is taken.
     """
+    # A compilation in another thread would otherwise keep a review waiting 5 ms each time it lets go.
+    sys.setswitchinterval(_SWITCH)
     serving = ServingContext()
     server = WebhookServer(Reviewer(index, metrics), serving, connect, address, options.port)
     certificate = ServingCertificate(
