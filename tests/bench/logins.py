@@ -157,11 +157,11 @@ def main() -> None:
     parser.add_argument("--attempts", type=int, default=10_000)
     parser.add_argument("--addresses", type=int, default=100)
     parser.add_argument("--parallel", type=int, default=4, help="connections of each address at a time")
-    parser.add_argument("--every", type=float, default=0.5, help="seconds between good logins")
+    parser.add_argument("--every", type=float, default=1.0, help="seconds between good logins")
     parser.add_argument("--calm", type=float, default=20.0, help="seconds without an attack")
     parser.add_argument("--directory", default="/var/tmp")
     options = parser.parse_args()
-    hashed = argon2.PasswordHasher(time_cost=3, memory_cost=65536, parallelism=4).hash("right")
+    hashed = argon2.PasswordHasher(time_cost=2, memory_cost=19456, parallelism=1).hash("right")
     lines = "\n".join(f"    user{number}:{hashed}" for number in range(USERS))
     for bans in ({}, {"failures": 0, "accountFailures": 0}):
         directory = Path(tempfile.mkdtemp(prefix="postroad-bench-", dir=options.directory))

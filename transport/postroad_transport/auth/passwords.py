@@ -169,7 +169,7 @@ class PasswordVerifier:
         check: Callable[[str, bytes], bool] = check_password,
     ) -> None:
         self._threads = threads or min(4, os.cpu_count() or 1)
-        self._pool = ThreadPoolExecutor(self._threads, "passwords", initializer=_yield_to_others)
+        self._pool = ThreadPoolExecutor(self._threads, "passwords")
         self._max_pending = max_pending
         self._clock = clock
         self._check = check
@@ -280,12 +280,6 @@ class PasswordVerifier:
             job.answer.set_exception(failure)
         else:
             job.answer.set_result(good)
-
-
-def _yield_to_others() -> None:
-    """Let the event loop go first where processors are scarce. Linux has a niceness for each thread."""
-    with contextlib.suppress(OSError, AttributeError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 5)
 
 
 def _filler(text: str) -> str:
