@@ -10,7 +10,7 @@ WORKDIR /src
 # Dependencies first: their layer is made anew only with the lock files.
 COPY requirements.lock requirements-image.lock ./
 # Of what developers have, hatchling and what it needs; --require-hashes fails should it come to need more.
-RUN awk '/^[a-z]/ {keep = /^(hatchling|packaging|pathspec|pluggy|trove-classifiers)==/} keep' requirements.lock >build.lock \
+RUN awk '/^[a-z]/ {keep = /^(hatchling|packaging|pathspec|pluggy|tomlkit|trove-classifiers)==/} keep' requirements.lock >build.lock \
  && python -m venv /build \
  && /build/bin/pip install --require-hashes --only-binary :all: --requirement build.lock \
  && python -m venv --without-pip /opt/postroad \

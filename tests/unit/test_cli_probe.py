@@ -77,7 +77,9 @@ def test_a_delivered_message_is_a_success_and_its_id_is_shown(tier: Tier) -> Non
     assert (result.exit_code, result.output) == (0, "accepted: 250 2.0.0 queued as 1M82\ndelivered\n")
     (envelope,) = tier.messages
     assert (envelope.mail_from, envelope.rcpt_tos) == ("<>", ["a@b.example"])
-    assert b"Auto-Submitted: auto-generated" in envelope.content
+    assert b"Auto-Submitted: auto-generated" in envelope.original_content
+    # A strict server takes nothing but CRLF.
+    assert envelope.original_content.count(b"\n") == envelope.original_content.count(b"\r\n")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import time
 import urllib.request
 from collections import Counter
 from email.message import EmailMessage
+from email.policy import SMTP
 from email.utils import formatdate, make_msgid
 from pathlib import Path
 
@@ -101,7 +102,7 @@ def _message(sender: str, recipient: str) -> bytes:
     message["Message-ID"] = make_msgid(domain="probe.invalid")
     message["Auto-Submitted"] = "auto-generated"
     message.set_content("This message was sent by postroad probe to see whether mail goes through.\n")
-    return message.as_bytes()
+    return message.as_bytes(policy=SMTP)
 
 
 def _send(client: smtplib.SMTP, login: tuple[str, str] | None, sender: str, recipient: str) -> str:
