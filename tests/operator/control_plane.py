@@ -149,7 +149,7 @@ class Client:
 
     def path(self, kind: str, namespace: str, name: str = "") -> str:
         plural = kind.lower() + "s"
-        core = kind in ("Secret", "ConfigMap", "Pod", "Event")
+        core = kind in ("Secret", "ConfigMap", "Pod", "Event", "Service")
         group = "api/v1" if core else "apis/coordination.k8s.io/v1" if kind == "Lease" else f"apis/{GROUP}"
         return f"/{group}/namespaces/{namespace}/{plural}" + (f"/{name}" if name else "")
 

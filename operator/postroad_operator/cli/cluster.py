@@ -9,12 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from postroad_operator.compile import Compilation, IssuedCertificate, Snapshot, TierSettings, compile_tier, tiers
+from postroad_operator.compile import (
+    Compilation,
+    Exposure,
+    IssuedCertificate,
+    Snapshot,
+    TierSettings,
+    compile_tier,
+    exposure_of,
+    hidden_ports,
+    tiers,
+)
 from postroad_operator.resources import API_VERSION, KINDS, Ignored, Manifests, parse
 
 if TYPE_CHECKING:
     from postroad_operator.publish import KubernetesApi
     from postroad_operator.publish.published import Published
+    from postroad_operator.status import Pod
 
 _REFERENCES = ("Secret", "ConfigMap")
 
@@ -47,6 +58,8 @@ class Found:
     namespace: str
     manifests: Manifests
     published: dict[str, Published]
+    exposures: list[Exposure]
+    pods: list[Pod]
 
     def compile(self, base: TierSettings, context: click.Context) -> list[Compilation]:
         """Compile every tier as its operator does, with the certificates that it has issued.
@@ -65,7 +78,8 @@ class Found:
         ]
 
     def _settings(self, base: TierSettings, tier: str, context: click.Context) -> TierSettings:
-        settings = replace(base, tier=tier, namespace=self.namespace)
+        hidden = hidden_ports(tier, self.exposures, self.pods)
+        settings = replace(base, tier=tier, namespace=self.namespace, hidden_ports=hidden)
         known = self.published.get(tier)
         if known is None:
             return settings
@@ -107,19 +121,14 @@ def read_cluster(namespace: str, *, all_namespaces: bool) -> Found:
 
 
 async def _read(api: KubernetesApi, own: str, within: str | None) -> Found:
-    from postroad_operator.publish import ApiError, object_name
+    from postroad_operator.publish import object_name
     from postroad_operator.publish.published import published
+    from postroad_operator.status import pod_of
 
     manifests = Manifests()
     for kind in (*KINDS, *_REFERENCES):
-        try:
-            documents = await api.documents(kind, within)
-        except ApiError as error:
-            if kind not in _REFERENCES or error.code != 403:
-                raise
-            click.echo(f"note: {kind}s may not be read: what refers to them is left out", err=True)
-            continue
-        for document in documents:
+        lost = "what refers to them is left out" if kind in _REFERENCES else ""
+        for document in await _documents(api, kind, within, lost):
             parsed = parse({**document, "apiVersion": API_VERSION if kind in KINDS else "v1", "kind": kind})
             if not isinstance(parsed, Ignored):
                 manifests.objects.append(parsed)
@@ -128,4 +137,26 @@ async def _read(api: KubernetesApi, own: str, within: str | None) -> Found:
         config_map = await api.get("ConfigMap", own, object_name(tier))
         if config_map is not None and (config := published(config_map)) is not None:
             known[tier] = config
-    return Found(own, manifests, known)
+    lost = "clients' addresses are taken to be visible"
+    services = await _documents(api, "Service", own, lost)
+    pods = await _documents(api, "Pod", own, lost)
+    return Found(
+        own,
+        manifests,
+        known,
+        [exposure for document in services if (exposure := exposure_of(document))],
+        [pod for document in pods if (pod := pod_of(document))],
+    )
+
+
+async def _documents(api: KubernetesApi, kind: str, namespace: str | None, lost: str) -> list[dict[str, Any]]:
+    """List objects; of those that may not be read, say what is `lost`. Raises ApiError where that is everything."""
+    from postroad_operator.publish import ApiError
+
+    try:
+        return await api.documents(kind, namespace)
+    except ApiError as error:
+        if not lost or error.code != 403:
+            raise
+        click.echo(f"note: {kind}s may not be read: {lost}", err=True)
+        return []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from postroad_operator.compile.accounts import check_htpasswd
 from postroad_operator.compile.cidrs import cidrs
 from postroad_operator.compile.directories import compile_ldap, compile_oauth2, compile_service_accounts
+from postroad_operator.compile.exposure import Hiding
 from postroad_operator.compile.integrated import compile_client_certificates, compile_kerberos, compile_nt_hashes
 from postroad_operator.compile.references import References
 from postroad_operator.resources import ReceiveConnector
@@ -20,7 +21,7 @@ def compile_authentication(
     files: dict[str, bytes],
     warnings: list[str],
     *,
-    client_addresses_visible: bool,
+    hidden: Hiding | None,
 ) -> config.Authentication:
     """Compile the sources of a connector's accounts; adds the secret files they need, and what may surprise.
 
@@ -53,19 +54,19 @@ def compile_authentication(
         client_certificates=compile_client_certificates(spec.client_certificates, namespace, references)
         if spec.client_certificates
         else None,
-        bans=_bans(spec.bans, warnings, visible=client_addresses_visible),
+        bans=_bans(spec.bans, warnings, hidden),
     )
 
 
-def _bans(bans: Bans, warnings: list[str], *, visible: bool) -> config.Bans:
-    if not visible and (bans.failures or bans.account_failures):
+def _bans(bans: Bans, warnings: list[str], hidden: Hiding | None) -> config.Bans:
+    if hidden and (bans.failures or bans.account_failures):
         warnings.append(
-            "spec.authentication.bans: off, because the tier does not see its clients' addresses and would ban all"
-            " of them for one: let the load balancer name them (spec.bindings[].proxyProtocol)"
+            f"spec.authentication.bans: off, because {hidden.why} and all of them would be banned for one."
+            f" {hidden.remedy}"
         )
     return config.Bans(
-        failures=bans.failures if visible else 0,
-        account_failures=bans.account_failures if visible else 0,
+        failures=0 if hidden else bans.failures,
+        account_failures=0 if hidden else bans.account_failures,
         window=seconds(bans.window),
         duration=seconds(bans.duration),
         allow_ranges=cidrs(bans.allow_ranges),

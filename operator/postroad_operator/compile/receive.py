@@ -5,6 +5,7 @@ from __future__ import annotations
 from postroad_operator.compile import integrated, unsupported
 from postroad_operator.compile.authentication import compile_authentication
 from postroad_operator.compile.cidrs import cidrs
+from postroad_operator.compile.exposure import Hiding, hiding
 from postroad_operator.compile.names import part_name
 from postroad_operator.compile.partners import secure_domains, tls_trust
 from postroad_operator.compile.references import References
@@ -46,9 +47,8 @@ def compile_receive_connector(
     chosen = mechanisms(spec)
     grants = _grants(spec, settings, warnings)
     files: dict[str, bytes] = {}
-    authentication = compile_authentication(
-        resource, references, files, warnings, client_addresses_visible=_sees_clients(spec, settings)
-    )
+    hidden = hiding(spec, settings)
+    authentication = compile_authentication(resource, references, files, warnings, hidden=hidden)
     part = config.ReceiveConnector(
         name=part_name(resource, settings),
         source=resource.source,
@@ -77,7 +77,7 @@ def compile_receive_connector(
         protocol_logging=spec.protocol_logging,
     )
     warnings += _surprises(part)
-    _prove_no_open_relay(part, spec, settings, warnings)
+    _prove_no_open_relay(part, spec, settings, hidden, warnings)
     return Compiled(part, files, warnings)
 
 
@@ -172,16 +172,14 @@ def _surprises(part: config.ReceiveConnector) -> list[str]:
     return warnings
 
 
-def _sees_clients(spec: ReceiveConnectorSpec, settings: TierSettings) -> bool:
-    # A PROXY header names the client behind a load balancer.
-    return settings.client_addresses_visible or all(binding.proxy_protocol for binding in spec.bindings)
-
-
 def _prove_no_open_relay(
-    part: config.ReceiveConnector, spec: ReceiveConnectorSpec, settings: TierSettings, warnings: list[str]
+    part: config.ReceiveConnector,
+    spec: ReceiveConnectorSpec,
+    settings: TierSettings,
+    hidden: Hiding | None,
+    warnings: list[str],
 ) -> None:
-    visible = _sees_clients(spec, settings)
-    findings = open_relay_grants(part, settings.networks, client_addresses_visible=visible)
+    findings = open_relay_grants(part, settings.networks, client_addresses_visible=hidden is None)
     if not findings:
         if spec.allow_open_relay:
             warnings.append("spec.allowOpenRelay: not needed: this connector does not relay for anyone: remove it")
@@ -191,22 +189,18 @@ def _prove_no_open_relay(
         ranges.setdefault((finding.principal, finding.origins), []).append(finding.range)
     why = (
         "which is wider than the tier's own networks,"
-        if visible
-        else "which keeps nobody out because the tier does not see its clients' addresses,"
+        if hidden is None
+        else f"which keeps nobody out because {hidden.why},"
     )
     causes = "; ".join(
         f"{principal} from {' and '.join(found)}, {why} may relay anywhere: {', '.join(origins)}"
         for (principal, origins), found in ranges.items()
     )
     if not spec.allow_open_relay:
-        remedy = (
-            "Narrow spec.remoteIPRanges"
-            if visible
-            else "Let the load balancer name its clients (spec.bindings[].proxyProtocol)"
-        )
         raise RefusedError(
-            Reason.OPEN_RELAY if visible else Reason.CLIENT_ADDRESSES_HIDDEN,
-            f"{part.source} would be an open relay: {causes}. {remedy}, remove a grant, or set"
+            Reason.OPEN_RELAY if hidden is None else Reason.CLIENT_ADDRESSES_HIDDEN,
+            f"{part.source} would be an open relay: {causes}."
+            f" {hidden.remedy if hidden else 'Narrow spec.remoteIPRanges'}, remove a grant, or set"
             " spec.allowOpenRelay if that is what you want",
         )
     warnings.append(f"spec.allowOpenRelay: this connector is an open relay: {causes}")

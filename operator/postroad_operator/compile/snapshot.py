@@ -17,7 +17,8 @@ class TierSettings:
     ``namespace`` is the tier's own: connectors of other namespaces carry theirs in their name. ``networks`` are
     the tier's own networks as CIDRs: relay granted to all of them is not an open relay.
     ``client_addresses_visible`` is false where every session seems to come from a load balancer or a node: then no
-    range keeps anybody out, and relay that only a range narrows is open relay.
+    range keeps anybody out, and relay that only a range narrows is open relay. ``hidden_ports`` are the ports on
+    which that is so because of Services, with their names.
     """
 
     tier: str = "default"
@@ -26,6 +27,7 @@ class TierSettings:
     namespace: str = "default"
     networks: tuple[str, ...] = OWN_RANGES
     client_addresses_visible: bool = True
+    hidden_ports: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     trust_bundle: str = ""
     postmaster: str = ""
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import kopf
 
+from postroad_operator.compile import Exposure, exposure_of, hidden_ports
 from postroad_operator.handlers.index import Index
 from postroad_operator.publish import Identity
 from postroad_operator.resources import GROUP, KINDS, VERSION, Ignored, Invalid, Resource, labels, parse
@@ -23,7 +24,7 @@ from postroad_operator.status import Pod, pod_of
 #: Secrets that no resource can refer to; their content is not kept.
 _IRRELEVANT_SECRETS = frozenset({"helm.sh/release.v1", "kubernetes.io/service-account-token"})
 #: What has to be complete before anything is published: these decide what the configuration holds.
-INPUTS = (*KINDS, "Secret", "ConfigMap")
+INPUTS = (*KINDS, "Secret", "ConfigMap", "Service")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class Watched:
     status: Mapping[str, Any] = field(default_factory=dict)
     document: dict[str, Any] | None = None
     pod: Pod | None = None
+    exposure: Exposure | None = None
 
 
 @dataclass(slots=True)
@@ -49,6 +51,12 @@ class View:
     own: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     """What the operator published, by kind and name, in its own namespace."""
     pods: list[Pod] = field(default_factory=list)
+    exposures: list[Exposure] = field(default_factory=list)
+    """Services that hide clients' addresses, of the operator's own namespace, as the pods."""
+
+    def hidden_ports(self, tier: str) -> dict[int, tuple[str, ...]]:
+        """Return the ports on which a tier does not see its clients' addresses, and the Services that hide them."""
+        return hidden_ports(tier, self.exposures, self.pods)
 
 
 class Cluster:
@@ -73,6 +81,7 @@ class Cluster:
         self._watch(registry, "Secret", "", "v1", "secrets")
         self._watch(registry, "ConfigMap", "", "v1", "configmaps")
         self._watch(registry, "Pod", "", "v1", "pods")
+        self._watch(registry, "Service", "", "v1", "services")
 
         async def heard(**_: Any) -> None:
             self.last_heard = time.monotonic()
@@ -100,7 +109,10 @@ class Cluster:
 
     def _show(self, index: Index, kind: str, watched: Watched, *, gone: bool) -> None:
         """Keep what reviews look at up to date."""
-        if watched.document is not None:
+        if kind in ("Pod", "Service"):
+            if watched.pod is not None or kind == "Service":
+                index.expose(self._endpoints().hidden_ports)
+        elif watched.document is not None:
             if kind == "ConfigMap" and not gone:
                 index.publish(watched.identity.name, watched.version, watched.document)
         elif gone:
@@ -126,12 +138,13 @@ class Cluster:
             for kind in INPUTS:
                 alive = {identity[:2] for identity in self.identities(kind)}
                 for identity in gone & self._objects[kind].keys():
-                    if identity[:2] not in alive:
+                    if identity[:2] not in alive and kind != "Service":
                         self.index.drop(f"{kind}/{identity.namespace}/{identity.name}")
+            self.index.expose(self._endpoints().hidden_ports)
 
     def view(self) -> View:
         """Return everything as it is now."""
-        view = View()
+        view = self._endpoints()
         for kind in KINDS:
             for watched in self._all(kind):
                 if watched.parsed is not None:
@@ -142,10 +155,19 @@ class Cluster:
                     view.own[kind, watched.identity.name] = watched.document
                 elif watched.parsed is not None:
                     view.references.append(watched)
-        view.pods = sorted(
-            (watched.pod for watched in self._all("Pod") if watched.pod is not None), key=lambda pod: pod.name
-        )
         return view
+
+    def _endpoints(self) -> View:
+        """Return a view of the transport pods and the Services in front of them, and of nothing else."""
+        pods = [watched.pod for watched in self._all("Pod") if watched.pod is not None]
+        return View(
+            pods=sorted((pod for pod in pods if pod.namespace == self._namespace), key=lambda pod: pod.name),
+            exposures=[
+                watched.exposure
+                for watched in self._all("Service")
+                if watched.exposure is not None and watched.exposure.namespace == self._namespace
+            ],
+        )
 
     def _all(self, kind: str) -> list[Watched]:
         return [watched for watched in self._objects[kind].values() if watched.identity.uid not in self._gone]
@@ -159,6 +181,8 @@ def watched_of(kind: str, document: dict[str, Any]) -> Watched:
     if kind == "Pod":
         ours = (metadata.get("labels") or {}).get(labels.COMPONENT) == labels.TRANSPORT
         return Watched(identity, version, pod=pod_of(document) if ours else None)
+    if kind == "Service":
+        return Watched(identity, version, exposure=exposure_of(document))
     if kind in KINDS:
         status = document.get("status")
         parsed = parse({**document, "apiVersion": f"{GROUP}/{VERSION}", "kind": kind})

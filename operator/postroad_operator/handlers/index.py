@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -23,6 +23,7 @@ class Index:
         self._neighbours = Neighbourhood(settings.hostname)
         self._published: dict[str, tuple[str, Mapping[str, Any]]] = {}
         self._decoded: dict[str, tuple[str, dict[str, IssuedCertificate]]] = {}
+        self._hidden: Callable[[str], Mapping[int, tuple[str, ...]]] = lambda _tier: {}
         self._lock = threading.Lock()
 
     def put(self, item: Resource | Invalid) -> None:
@@ -40,11 +41,17 @@ class Index:
         with self._lock:
             self._published[name] = version, document
 
+    def expose(self, hidden: Callable[[str], Mapping[int, tuple[str, ...]]]) -> None:
+        """Take in which ports of a tier Services hide clients' addresses on."""
+        with self._lock:
+            self._hidden = hidden
+
     @contextmanager
     def world(self, tier: str) -> Iterator[World]:
         """Hold everything still, and yield it as it is now."""
         with self._lock:
-            yield World(replace(self._settings, tier=tier), self._neighbours, self._certificates(object_name(tier)))
+            settings = replace(self._settings, tier=tier, hidden_ports=self._hidden(tier))
+            yield World(settings, self._neighbours, self._certificates(object_name(tier)))
 
     def _certificates(self, name: str) -> dict[str, IssuedCertificate]:
         version, document = self._published.get(name, ("", {}))

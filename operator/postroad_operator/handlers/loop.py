@@ -99,7 +99,7 @@ class Reconciler:
 
     async def _tier(self, name: str, view: View) -> float:
         tier = await self.compiler.compile(name, view)
-        pods = [pod for pod in view.pods if pod.tier == name and pod.namespace == self.settings.namespace]
+        pods = [pod for pod in view.pods if pod.tier == name]
         if self._loses(tier, view):
             return 0.0 if await self._audit() else self.pace.retry / 2
         await self._publish(tier, view)

@@ -69,13 +69,14 @@ class Compiler:
         """Return the tier as the view wants it. Raises ApiError when certificates cannot be read or kept."""
         mine = [item for item in view.resources.values() if item.parsed is not None and _belongs(item.parsed, name)]
         issuers = await self.issuers.follow(mine)
-        inputs = inputs_of(name, view) | set(issuers.items())
+        hidden = view.hidden_ports(name)
+        inputs = inputs_of(name, view) | set(issuers.items()) | {("hidden", *hidden.items())}
         now = time.time()
         before = self.known.get(name)
         if before is not None and before.inputs == inputs and now < before.look_again:
             return before
         objects = _objects(name, view)
-        settings = replace(self.settings, tier=name)
+        settings = replace(self.settings, tier=name, hidden_ports=hidden)
         bundles = (
             await SecretBundles.read(self.api, name, settings.namespace)
             if any(isinstance(item, TransportCertificate) for item in objects)

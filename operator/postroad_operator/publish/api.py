@@ -19,6 +19,7 @@ _PLURALS = {kind: (API_VERSION, f"{kind.lower()}s") for kind in KINDS} | {
     "ConfigMap": ("v1", "configmaps"),
     "Secret": ("v1", "secrets"),
     "Pod": ("v1", "pods"),
+    "Service": ("v1", "services"),
     "Certificate": ("cert-manager.io/v1", "certificates"),
     "Lease": ("coordination.k8s.io/v1", "leases"),
     "Deployment": ("apps/v1", "deployments"),

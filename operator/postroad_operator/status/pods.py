@@ -22,6 +22,9 @@ class Pod:
     ready: bool
     config_hash: str = ""
     """The hash in its annotation: the last one that it was told of."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    ports: Mapping[str, int] = field(default_factory=dict)
+    """The named ports of its containers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,30 +89,41 @@ class Serving:
 def pod_of(document: Mapping[str, Any]) -> Pod | None:
     """Read a Pod object; None for one that is going, or that belongs to no tier."""
     metadata, status = document.get("metadata") or {}, document.get("status") or {}
-    tier = (metadata.get("labels") or {}).get(TIER)
+    labels = metadata.get("labels") or {}
+    tier = labels.get(TIER)
     if not tier or metadata.get("deletionTimestamp") or status.get("phase") in ("Succeeded", "Failed"):
         return None
     annotations = metadata.get("annotations") or {}
+    ports = _ports((document.get("spec") or {}).get("containers") or ())
     return Pod(
         namespace=metadata.get("namespace", ""),
         name=metadata.get("name", ""),
         uid=metadata.get("uid", ""),
         tier=str(tier),
         address=str(status.get("podIP") or ""),
-        port=_port(annotations.get(METRICS_PORT), (document.get("spec") or {}).get("containers") or ()),
+        port=_port(annotations.get(METRICS_PORT)) or ports.get(METRICS_PORT_NAME, 0),
         ready=any(
             condition.get("type") == "Ready" and condition.get("status") == "True"
             for condition in status.get("conditions") or ()
         ),
         config_hash=str(annotations.get(CONFIG_HASH) or ""),
+        labels=labels,
+        ports=ports,
     )
 
 
-def _port(annotation: object, containers: Iterable[Mapping[str, Any]]) -> int:
-    if isinstance(annotation, str) and annotation.isdecimal() and 0 < int(annotation) < 65536:
-        return int(annotation)
-    for container in containers:
-        for port in container.get("ports") or ():
-            if port.get("name") == METRICS_PORT_NAME:
-                return int(port.get("containerPort") or 0)
-    return 0
+def _port(annotation: object) -> int:
+    return (
+        int(annotation)
+        if isinstance(annotation, str) and annotation.isdecimal() and 0 < int(annotation) < 65536
+        else 0
+    )
+
+
+def _ports(containers: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    return {
+        str(port["name"]): int(port.get("containerPort") or 0)
+        for container in containers
+        for port in container.get("ports") or ()
+        if port.get("name")
+    }
