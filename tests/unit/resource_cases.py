@@ -65,6 +65,16 @@ SOUND: list[tuple[str, dict[str, Any]]] = [
     ("SendConnector", SEND | {"domainSecure": True, "tlsAuthLevel": "DomainValidation", "tlsDomain": "a.example"}),
     ("SendConnector", HOSTS | {"smartHostAuthMechanism": "BasicAuth", "authSecretRef": {"name": "s"}}),
     ("SendConnector", HOSTS | {"limits": {"rate": "10/s"}, "retry": {"schedule": ["1s"]}}),
+    (
+        "ReceiveConnector",
+        RECEIVE
+        | {
+            "authMechanisms": ["TLS"],
+            "domainSecure": True,
+            "domainSecurity": {"domains": [{"domain": "p.example", "certificateNames": ["mx.p.example"]}]},
+            "tlsTrust": {"systemAuthorities": False, "revocation": {"mode": "Off", "hosts": ["crl.p.example"]}},
+        },
+    ),
     ("AcceptedDomain", DOMAIN),
     ("AcceptedDomain", {"domain": "b.example", "aliasOf": "a.example"}),
     ("AcceptedDomain", DOMAIN | {"recipients": {"list": ["alice"]}}),
@@ -157,6 +167,12 @@ BROKEN: list[tuple[str, dict[str, Any], str]] = [
     ("SendConnector", HOSTS | {"smartHostAuthMechanism": "BasicAuth"}, "spec.authSecretRef"),
     ("SendConnector", HOSTS | {"authSecretRef": {"name": "s"}}, "spec.authSecretRef"),
     ("SendConnector", SEND | {"smartHostAuthMechanism": "ExchangeServer"}, "smartHostAuthMechanism needs smartHosts"),
+    (
+        "SendConnector",
+        SEND | {"domainSecure": True, "domainSecurity": {"domains": []}},
+        "spec.domainSecurity.domains",
+    ),
+    ("SendConnector", SEND | {"tlsTrust": {"revocation": {"mode": "Never"}}}, "spec.tlsTrust.revocation.mode"),
     ("SendConnector", SEND | {"ignoreSTARTTLS": True, "requireTLS": True}, "spec.ignoreSTARTTLS"),
     ("SendConnector", SEND | {"tlsDomain": "a.example"}, "tlsDomain needs tlsAuthLevel: DomainValidation"),
     ("SendConnector", SEND | {"limits": {"rate": "fast"}}, "spec.limits.rate"),
