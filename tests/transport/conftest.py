@@ -186,6 +186,7 @@ MakeTier = Callable[..., Awaitable[Tier]]
 async def make_tier(tmp_path: Path) -> AsyncIterator[MakeTier]:
     """Start a tier from receive connectors; keyword arguments replace fields of the Serving."""
     made: list[Tier] = []
+    sources = Sources()
 
     async def make(
         *connectors: ReceiveConnector,
@@ -202,7 +203,7 @@ async def make_tier(tmp_path: Path) -> AsyncIterator[MakeTier]:
             store=store,
             metrics=metrics,
             events=events,
-            sources=Sources(),
+            sources=sources,
             bans=bans,
             on_committed=lambda envelope, content: committed.append(envelope.id),
         )
@@ -221,6 +222,7 @@ async def make_tier(tmp_path: Path) -> AsyncIterator[MakeTier]:
             tier.store.gate.set()
         await tier.listeners.drain(0)
         os.close(tier.serving.events._fd)
+    await sources.close()
 
 
 @pytest.fixture
