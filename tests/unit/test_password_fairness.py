@@ -104,6 +104,22 @@ async def test_when_too_many_wait_the_guesser_is_sent_away_not_the_newcomer():
         assert await newcomer
 
 
+async def test_guesses_leave_one_thread_to_the_others():
+    checks = Checks()
+    verifier = PasswordVerifier(threads=2, check=checks)
+    suspect = Origin("a", suspect=True)
+    guesses = [asyncio.create_task(verifier.verify("user", f"guess {n}", "hash", suspect)) for n in range(2)]
+    await asyncio.to_thread(checks.begun.wait, 10)
+    checks.begun.clear()
+    stranger = asyncio.create_task(verifier.verify("user", "right", "hash", Origin("b")))
+    await asyncio.to_thread(checks.begun.wait, 10)
+    assert checks.order == ["guess 0", "right"]
+    checks.go_on.set()
+    assert await stranger
+    assert await asyncio.gather(*guesses) == [False, False]
+    verifier.close()
+
+
 async def test_closing_answers_whoever_waits():
     async with Desk() as desk:
         waiting = await desk.ask("waiting", Origin("b"))

@@ -174,10 +174,13 @@ class BanStore:
         return await self._write(self._lift, tuple(subjects), now)
 
     def active(self, now: float) -> list[Ban]:
-        """Return the bans that stand, the newest first. For any thread but the event loop's."""
+        """Return the bans that stand, the newest first; none where that fails. Not for the event loop."""
         query = "SELECT connector, kind, name, since, until FROM subject WHERE until > ? ORDER BY since DESC"
-        with contextlib.closing(_connect(self._path, BUSY_TIMEOUT)) as connection:
-            return [ban for row in connection.execute(query, (now,)) if (ban := Ban(*row)).since <= now]
+        try:
+            with contextlib.closing(_connect(self._path, BUSY_TIMEOUT)) as connection:
+                return [ban for row in connection.execute(query, (now,)) if (ban := Ban(*row)).since <= now]
+        except sqlite3.Error:
+            return []
 
     def close(self) -> None:
         """Finish what is being written."""

@@ -148,6 +148,11 @@ class _Job(NamedTuple):
     secret: bytes
     answer: Future[bool]
 
+    @property
+    def is_guess(self) -> bool:
+        """Whether it is likely to be one more wrong password."""
+        return self.origin.suspect and not self.origin.known
+
 
 class PasswordVerifier:
     """Checks passwords in a few threads, joins equal questions, and remembers right answers for a while.
@@ -157,7 +162,7 @@ class PasswordVerifier:
 
     Who guesses must not keep others waiting. First come sources that have logged in lately, last those that have
     failed; among equals, who has asked least in the last minutes without being right. When too many wait, the last in
-    this order is sent away.
+    this order is sent away. One thread is kept from guesses, so that the others wait for none.
     """
 
     def __init__(
@@ -178,6 +183,7 @@ class PasswordVerifier:
         self._pending: dict[bytes, _Job] = {}
         self._waiting: list[_Job] = []
         self._running = 0
+        self._guesses = 0
         self._asked: Counter[str] = Counter()
         self._halve_at = clock() + HALVE_EVERY
         self._numbers = count()
@@ -243,6 +249,10 @@ class PasswordVerifier:
     def _start(self) -> None:
         while self._waiting and self._running < self._threads:
             job = min(self._waiting, key=self._turn)
+            if job.is_guess:
+                if self._guesses >= max(1, self._threads - 1):
+                    return
+                self._guesses += 1
             self._pool.submit(self._run, job)
             self._waiting.remove(job)
             self._running += 1
@@ -270,6 +280,7 @@ class PasswordVerifier:
             failure = error
         with self._lock:
             self._running -= 1
+            self._guesses -= job.is_guess
             del self._pending[job.question]
             if good:
                 self._remember(job.question)
