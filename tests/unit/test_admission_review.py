@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
 import pytest
-from compile_kit import adom, rconn, sconn, secret, tcert
+from certificate_kit import NOW, request
+from compile_kit import adom, rconn, resource, sconn, secret, tcert
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from postroad_operator.admission import Operation, Request, RequestError, Review, World, request_of, review
+from postroad_operator.certificates import KeySource, self_signed
 from postroad_operator.compile import Neighbourhood, Snapshot, TierSettings, compile_tier
 from postroad_operator.resources import Invalid, Resource
 
@@ -73,28 +76,23 @@ def test_a_rival_that_is_gone_or_changed_is_none() -> None:
     assert asked(known, None, second, fresh={first.source: changed}).allowed
 
 
-@pytest.mark.parametrize(
-    ("item", "reason", "words"),
-    [
-        (
-            rconn(
-                "open",
-                grants=[{"principal": "Anonymous", "permissions": ["SMTP-Accept-Any-Recipient"]}],
-            ),
-            "OpenRelay",
-            "spec.allowOpenRelay",
-        ),
-        (tcert("bad", ca={}, dnsNames=["10.0.0.1"]), "Invalid", "dnsNames"),
-    ],
-)
-def test_what_can_never_be_served_is_refused(item: Any, reason: str, words: str) -> None:
-    if isinstance(item, Invalid):
-        request = Request("u", item.source.partition("/")[0], Operation.CREATE, None, {"metadata": {}, "spec": {}})
-        assert review(world(), request).reason == reason
-        return
-    found = asked(world(), None, item)
-    assert found.reason == reason
-    assert words in found.message
+def test_an_open_relay_is_refused_with_its_field() -> None:
+    grants = [{"principal": "Anonymous", "permissions": ["SMTP-Accept-Any-Recipient"]}]
+    found = asked(world(), None, rconn("open", grants=grants))
+    assert (found.code, found.reason) == (403, "OpenRelay")
+    assert "spec.allowOpenRelay" in found.message
+
+
+def test_a_certificate_from_elsewhere_needs_no_names() -> None:
+    assert asked(world(), None, tcert("imported", secretRef={"name": "tls"})).allowed
+
+
+def test_a_subscription_that_is_no_certificate_is_refused_and_so_is_another_role() -> None:
+    found = asked(world(), None, subscription("t-0", "Hub", ["garbage"]))
+    assert (found.allowed, found.reason) == (False, "CertificateUnusable")
+    known = world(subscription("t-0", "Hub", pems()))
+    assert "TransportCertificate/default/t-0" in asked(known, None, subscription("t-1", "Edge", pems()[:1])).message
+    assert asked(known, None, subscription("t-1", "Hub", pems()[:1])).allowed
 
 
 def test_a_document_that_cannot_be_read_is_refused_with_its_fields() -> None:
@@ -206,6 +204,18 @@ TIMES = (OLD, NEW, "2024-07-01T00:00:00Z")
 
 
 @cache
+def pems() -> tuple[str, ...]:
+    """Certificates of two servers of another tier."""
+    wanted = (request(f"{name}.example", source=KeySource.SELF_SIGNED, name=name) for name in "ab")
+    return tuple(self_signed(item, NOW).chain_pem.decode() for item in wanted)
+
+
+def subscription(name: str, role: str, certificates: Iterable[str]) -> Resource | Invalid:
+    spec = {"subscription": {"role": role, "certificates": "".join(certificates)}}
+    return resource("TransportCertificate", name, spec, creationTimestamp=TIMES[sum(map(ord, name)) % len(TIMES)])
+
+
+@cache
 def variants(name: str) -> list[Resource]:
     """Every form that one resource takes here; its age hangs on its name, for a change does not touch it."""
     created = TIMES[sum(map(ord, name)) % len(TIMES)]
@@ -229,6 +239,7 @@ def variants(name: str) -> list[Resource]:
             made = [adom(domain, created, name, **shape) for domain in DOMAINS for shape in SHAPES]
         case "t":
             made = [tcert(name, ca={}, dnsNames=[domain]) for domain in (*DOMAINS, "*.example", "*.a.example")]
+            made += [subscription(name, role, pems()[:count]) for role in ("Hub", "Edge") for count in (1, 2)]
     return [item for item in made if isinstance(item, Resource)]
 
 
@@ -244,7 +255,7 @@ def changes(draw: st.DrawFn) -> tuple[list[Resource], Resource | None, Resource 
     return others, *draw(st.sampled_from([(before, after), (before, None), (None, after)]))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(changes(), st.booleans())
 def test_the_neighbours_alone_give_the_verdict_that_all_resources_give(
     change: tuple[list[Resource], Resource | None, Resource | None], with_secret: bool

@@ -31,7 +31,15 @@ from postroad_operator.resources import (
 #: Verdicts that refuse a change. Others wait for something that may come a moment later (a Secret, a domain, a
 #: connector, in whatever order a directory is applied): those are told as warnings.
 REFUSED = frozenset(
-    {Reason.INVALID, Reason.CONFLICT, Reason.OPEN_RELAY, Reason.CLIENT_ADDRESSES_HIDDEN, Reason.NOT_AVAILABLE}
+    {
+        Reason.INVALID,
+        Reason.CONFLICT,
+        Reason.OPEN_RELAY,
+        Reason.CLIENT_ADDRESSES_HIDDEN,
+        Reason.NOT_AVAILABLE,
+        # Of a Secret's content nothing is known here, so this is about what the resource itself carries.
+        Reason.CERTIFICATE_UNUSABLE,
+    }
 )
 #: Other resources that one answer names.
 _NAMED = 5
@@ -98,7 +106,7 @@ def review(world: World, request: Request, *, fresh: Mapping[str, Resource | Non
 
 
 def _change(world: World, before: Resource | None, after: Resource, fresh: Mapping[str, Resource | None]) -> Review:
-    if isinstance(after, TransportCertificate) and (problems := check_request(from_resource(after))):
+    if isinstance(after, TransportCertificate) and (problems := _impossible(after)):
         return _refusal(after.source, Reason.CERTIFICATE_UNUSABLE, "; ".join(problems))
     if before is None:
         # It may be given the same second as what it conflicts with; it is the newer one all the same.
@@ -125,6 +133,12 @@ def _change(world: World, before: Resource | None, after: Resource, fresh: Mappi
         known = before if isinstance(before, ReceiveConnector) else None
         warnings += overlaps(after, known, [item for item in rivals if isinstance(item, ReceiveConnector)])
     return Review(warnings=(*warnings, *_told(broken)))
+
+
+def _impossible(resource: TransportCertificate) -> tuple[str, ...]:
+    """Return why a certificate that is made here can never be made."""
+    made = resource.spec.ca is not None or resource.spec.self_signed is not None
+    return check_request(from_resource(resource)) if made else ()
 
 
 def _deletion(world: World, before: Resource) -> Review:

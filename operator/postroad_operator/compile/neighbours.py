@@ -144,6 +144,8 @@ class Neighbourhood:
                     yield from ((tier, "routed", pattern) for pattern in _patterns(ascii_domain(spec.domain)))
             case TransportCertificate():
                 yield (tier, "certificate")
+                if spec.subscription is not None:
+                    yield (tier, "subscription")
 
     def _needed(self, item: Resource) -> Iterator[Key]:
         """Yield the keys of those that the verdict on the resource depends on."""
@@ -172,6 +174,9 @@ class Neighbourhood:
                     yield (tier, "domain", ascii_domain(spec.alias_of))
                 elif spec.deliver is None:
                     yield from ((tier, "space", pattern) for pattern in _patterns(ascii_domain(spec.domain)))
+            case TransportCertificate() if spec.subscription is not None:
+                # Two that give one certificate different roles conflict.
+                yield (tier, "subscription")
 
     def _dependents(self, item: Resource, names: Iterable[str]) -> list[Resource]:
         """Return some of those whose verdict may change with the resource, through more than a shared key."""
