@@ -88,7 +88,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             "limits": {"tarpit": "0s"},
         }
         manifests.put("integrated", document("ReceiveConnector", "integrated", spec))
-        tier = Tier(manifests, directory / "state", workers=1).start()
+        with pytest.MonkeyPatch.context() as patch:
+            # A pod has no krb5.conf either.
+            patch.setenv("KRB5_CONFIG", "/nonexistent")
+            tier = Tier(manifests, directory / "state", workers=1).start()
         try:
             yield Site(tier, port, realm)
         finally:
