@@ -179,11 +179,26 @@ async def test_the_file_stays_bounded_and_keeps_standing_bans_longest(make, stor
     assert bans.standing(HERE) is Standing.BANNED
 
 
-def test_a_damaged_file_is_begun_anew(tmp_path):
+def test_a_damaged_file_is_begun_anew_by_the_supervisor_and_by_no_worker(tmp_path, events):
     (tmp_path / FILE).write_bytes(b"this is no database, whatever its name says" * 100)
-    opened = BanStore.open(tmp_path / FILE)
+    assert open_bans(tmp_path, events) is None
+    opened = open_bans(tmp_path, events, repair=True)
     assert opened.active(0.0) == []
     opened.close()
+
+
+async def test_a_file_that_another_process_holds_is_never_thrown_away(
+    make, store, tmp_path, events, clock, monkeypatch
+):
+    monkeypatch.setattr(ban_store, "BUSY_TIMEOUT", 0.01)
+    await fail(make(), 3)
+    store._writing.execute("BEGIN EXCLUSIVE")
+    opened = open_bans(tmp_path, events, repair=True)
+    store._writing.execute("ROLLBACK")
+    assert [ban.subject for ban in store.active(clock.now)] == [HERE]
+    if opened is not None:
+        assert opened.active(clock.now) == store.active(clock.now)
+        opened.close()
 
 
 def test_where_there_can_be_no_file_there_are_no_bans_and_the_log_says_so(tmp_path, events):

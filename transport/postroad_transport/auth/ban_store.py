@@ -78,10 +78,10 @@ class Ban(NamedTuple):
     until: float
 
 
-def open_bans(state_dir: Path, events: EventLog) -> BanStore | None:
-    """Open the file of a tier, or say in the log why there are no bans."""
+def open_bans(state_dir: Path, events: EventLog, *, repair: bool = False) -> BanStore | None:
+    """Open the file of a tier, or say in the log why there are no bans. See :meth:`BanStore.open` for `repair`."""
     try:
-        return BanStore.open(state_dir / FILE)
+        return BanStore.open(state_dir / FILE, repair=repair)
     except OSError as error:
         events.emit("auth.bans_unavailable", error=str(error))
         return None
@@ -93,30 +93,34 @@ class BanStore:
     def __init__(self, path: Path) -> None:
         self._path = path
         path.touch(mode=0o600)
-        self._writing = _connect(path, BUSY_TIMEOUT)
+        self._writing = _connect(path, BUSY_TIMEOUT, _SCHEMA)
         self._reading = _connect(path, READ_TIMEOUT)
         self._writer = ThreadPoolExecutor(1, "bans")
         self._writes = 0
 
     @classmethod
-    def open(cls, path: Path) -> BanStore:
-        """Open the file; one that is damaged is begun anew.
+    def open(cls, path: Path, *, repair: bool = False) -> BanStore:
+        """Open the file.
+
+        Parameters
+        ----------
+        repair
+            Begin a damaged file anew. Only for the supervisor before it starts workers: nobody else has it open then.
 
         Raises
         ------
         OSError
-            There cannot be such a file.
+            There cannot be such a file, or it is damaged.
         """
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             return cls(path)
-        except sqlite3.DatabaseError as error:
-            for damaged in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")):
-                damaged.unlink(missing_ok=True)
-            try:
-                return cls(path)
-            except sqlite3.Error:
+        except sqlite3.Error as error:
+            if not repair or error.sqlite_errorcode not in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
                 raise OSError(f"{path}: {error}") from error
+        for damaged in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")):
+            damaged.unlink(missing_ok=True)
+        return cls.open(path)
 
     def record(self, connector: str, kind: str, subject: str) -> Record:
         """Return what is known of a subject. Some microseconds, for the event loop; nothing where that fails."""
@@ -245,12 +249,12 @@ class BanStore:
             connection.execute(statement, {"now": now, "usual": USUAL_FOR, "forget": FORGET_AFTER, "rows": MAX_ROWS})
 
 
-def _connect(path: Path, timeout: float) -> sqlite3.Connection:
+def _connect(path: Path, timeout: float, schema: str = "") -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=timeout, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
-        connection.executescript(_SCHEMA)
+        connection.executescript(schema)
     except BaseException:
         connection.close()
         raise

@@ -117,7 +117,7 @@ class Supervisor:
         self.config, self.config_hash = load(self.settings.config_dir)
         await require_free(self.settings.addresses, bound_ports(self.config))
         copy(self.settings.config_dir, self.served_dir)
-        self._bans = await asyncio.to_thread(open_bans, self.settings.state_dir, self._events)
+        self._bans = await asyncio.to_thread(open_bans, self.settings.state_dir, self._events, repair=True)
         spool = self.settings.state_dir / "spool"
         spool.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.settings.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
