@@ -140,19 +140,19 @@ async def test_the_next_server_is_asked_where_the_first_is_down(make, pki, direc
 
 
 async def test_a_directory_that_hangs_holds_no_login_longer_than_its_limit_and_heals(make, pki, directory):
-    tier = await make(timeout=0.5, operation_timeout=0.4)
+    tier = await make(timeout=2.0, operation_timeout=1.0)
     assert (await login(tier, pki, "alice", "pencil"))[:3] == "235"
     directory.pause()
     try:
         begun = time.monotonic()
         replies = await asyncio.gather(*(login(tier, pki, "bob@example.com", str(number)) for number in range(12)))
         assert {reply[:9] for reply in replies} == {TEMPORARY}
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 8
         # Those whose password was right a moment ago do not notice.
         assert (await login(tier, pki, "alice", "pencil"))[:3] == "235"
     finally:
         directory.resume()
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(30):
         while (await login(tier, pki, "bob@example.com", "wrong")).startswith(TEMPORARY):
             await asyncio.sleep(0.2)
 
