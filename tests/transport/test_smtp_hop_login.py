@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from smart_host import PASSWORD, USER, needs_smart_host, running_smart_host
 from smtp_peer import EXTENSIONS, Peer, deliver, hop_to, limits, settings
 
-from postroad_transport.config import AuthMechanism
+from postroad_transport.config import AuthMechanism, Revocation, TlsTrust
 from postroad_transport.delivery.hop import Result
 from postroad_transport.delivery.smtp_login import Credentials, LoginError, Terms, advance, choose, run
 
@@ -42,6 +42,15 @@ class Authority:
         return certificate, key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
+
+    def revoke(self, certificate: bytes) -> str:
+        """Return a list that holds `certificate`, in PEM."""
+        now = datetime.datetime.now(datetime.UTC)
+        serial = x509.load_pem_x509_certificate(certificate).serial_number
+        revoked = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now - DAY).build()
+        builder = x509.CertificateRevocationListBuilder().issuer_name(self.name).add_revoked_certificate(revoked)
+        made = builder.last_update(now - DAY).next_update(now + DAY).sign(self.key, hashes.SHA256())
+        return made.public_bytes(serialization.Encoding.PEM).decode()
 
     def _make(self, subject, key, signer, names, until) -> bytes:
         now = datetime.datetime.now(datetime.UTC)
@@ -152,7 +161,7 @@ async def test_mechanisms_that_no_password_fits_are_named(authority):
 
 
 @needs_smart_host
-@pytest.mark.parametrize("kind", ["other-name", "expired", "self-signed", "unknown-authority"])
+@pytest.mark.parametrize("kind", ["other-name", "expired", "self-signed", "unknown-authority", "revoked"])
 async def test_credentials_are_kept_from_a_smart_host_that_proves_nothing_unless_basic_auth_says_so(authority, kind):
     issued = {
         "other-name": lambda: authority.issue(ELSEWHERE),
@@ -160,12 +169,14 @@ async def test_credentials_are_kept_from_a_smart_host_that_proves_nothing_unless
         "self-signed": lambda: authority.issue(LOOPBACK, self_signed=True),
         "unknown-authority": lambda: Authority().issue(LOOPBACK),
     }
-    certificate, key = issued[kind]()
+    certificate, key = issued.get(kind, lambda: authority.issue(LOOPBACK))()
+    trust = TlsTrust(revocation=Revocation(crls=authority.revoke(certificate))) if kind == "revoked" else TlsTrust()
     given = with_credentials(authority)
     async with Peer() as sink:
         with running_smart_host(sink.port, certificate=certificate, key=key) as port:
-            refused = await attempt(port, BASIC_TLS, given)
+            refused = await attempt(port, BASIC_TLS, given, tls_trust=trust)
             assert (refused.result, refused.reply[:9]) == (Result.DEFERRED, "454 4.7.5")
+            assert kind != "revoked" or "was revoked" in refused.reply
             assert not sink.taken
             # With BasicAuth and requireTLS the credentials go over TLS, and the certificate is not looked at.
             assert (await attempt(port, BASIC, given, require_tls=True)).result is Result.DELIVERED
