@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from postroad_transport.tls import exporter
+from postroad_transport.tls import native
 from postroad_transport.tls.binding import binding, end_point, end_point_of_chain
 from postroad_transport.tls.server import server_context
 
@@ -60,7 +60,7 @@ def session(files, version: ssl.TLSVersion) -> tuple[ssl.SSLObject, ssl.SSLObjec
     [("tls-exporter", ssl.TLSVersion.TLSv1_3), ("tls-unique", ssl.TLSVersion.TLSv1_2)],
 )
 def test_both_ends_agree_and_no_two_sessions_do(files, kind, version):
-    if kind == "tls-exporter" and exporter._library() is None:
+    if kind == "tls-exporter" and native._library() is None:
         pytest.skip("this Python keeps OpenSSL's exporter out of reach")
     found = []
     for _ in range(2):
@@ -99,9 +99,9 @@ def test_the_end_point_is_the_hash_of_the_first_certificate_by_its_own_algorithm
 
 def test_no_exporter_where_the_session_cannot_be_proven_to_be_one(files, monkeypatch):
     server, _ = session(files, ssl.TLSVersion.TLSv1_3)
-    monkeypatch.setattr(exporter, "_pointer", lambda held_by, offset: id(held_by))
-    if (library := exporter._library()) is not None:
+    monkeypatch.setattr(native, "_pointer", lambda held_by, offset: id(held_by))
+    if (library := native._library()) is not None:
         monkeypatch.setattr(library, "SSL_get_SSL_CTX", lambda session: 1)
-    assert exporter.export(server, b"EXPORTER-Channel-Binding", 32) is None
-    monkeypatch.setattr(exporter, "_library", lambda: None)
-    assert exporter.export(server, b"EXPORTER-Channel-Binding", 32) is None
+    assert native.export(server, b"EXPORTER-Channel-Binding", 32) is None
+    monkeypatch.setattr(native, "_library", lambda: None)
+    assert native.export(server, b"EXPORTER-Channel-Binding", 32) is None

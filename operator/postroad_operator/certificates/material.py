@@ -9,6 +9,7 @@ from itertools import pairwise
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, PublicKeyTypes
 from cryptography.x509.oid import NameOID
 
@@ -105,6 +106,7 @@ def describe(
         common_name=common_name(leaf),
         services=tuple(service.upper() for service in services),
         self_signed=is_self_signed(leaf),
+        key_algorithm=key_algorithm(leaf),
         version=3 if leaf.version is x509.Version.v3 else 1,
         not_before=leaf.not_valid_before_utc.timestamp(),
         not_after=leaf.not_valid_after_utc.timestamp(),
@@ -164,6 +166,19 @@ def same_key(one: PublicKeyTypes, other: PublicKeyTypes) -> bool:
 def is_self_signed(certificate: x509.Certificate) -> bool:
     """Tell whether a certificate names itself as issuer and was signed with its own key."""
     return certificate.issuer == certificate.subject and issued_by(certificate, certificate)
+
+
+def key_algorithm(certificate: x509.Certificate) -> str:
+    """Return the kind of the certificate's key as resources call it; empty for any other."""
+    match certificate.public_key():
+        case rsa.RSAPublicKey():
+            return "RSA"
+        case ec.EllipticCurvePublicKey():
+            return "ECDSA"
+        case ed25519.Ed25519PublicKey():
+            return "Ed25519"
+        case _:
+            return ""
 
 
 def issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:

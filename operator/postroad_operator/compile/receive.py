@@ -15,7 +15,7 @@ from postroad_operator.resources import ReceiveConnector
 from postroad_operator.resources.receive_connector import Extensions, ReceiveConnectorSpec
 from postroad_operator.resources.scalars import ascii_domain, octets, seconds
 from postroad_transport import config
-from postroad_transport.config import AuthMechanism, Grant, Permission, TlsMode, Usage
+from postroad_transport.config import AuthMechanism, Grant, Permission, TlsMode, TlsPolicy, Usage
 from postroad_transport.policy import groups
 from postroad_transport.policy.relay import open_relay_grants
 
@@ -70,6 +70,7 @@ def compile_receive_connector(
         grants=grants,
         require_tls=spec.require_tls,
         secure_domains=secure_domains(resource, warnings),
+        tls_policy=TlsPolicy(spec.tls_policy),
         tls_trust=tls_trust(resource, references),
         authentication=authentication,
         limits=_limits(spec),

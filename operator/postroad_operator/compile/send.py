@@ -13,7 +13,7 @@ from postroad_operator.resources import SendConnector
 from postroad_operator.resources.scalars import ascii_domain, host, octets, seconds
 from postroad_operator.resources.send_connector import BASIC, SendConnectorSpec
 from postroad_transport import config
-from postroad_transport.config import AuthMechanism, Grant, Permission, TlsAuthLevel, Usage
+from postroad_transport.config import AuthMechanism, Grant, Permission, TlsAuthLevel, TlsPolicy, Usage
 from postroad_transport.config.files import secret_name
 from postroad_transport.policy import groups
 
@@ -60,6 +60,7 @@ def compile_send_connector(
         ignore_starttls=spec.ignore_starttls,
         tls_auth_level=TlsAuthLevel(spec.tls_auth_level) if spec.tls_auth_level else None,
         tls_domain=ascii_domain(spec.tls_domain) if spec.tls_domain else "",
+        tls_policy=TlsPolicy(spec.tls_policy) if spec.tls_policy else None,
         secure_domains=secure_domains(resource, warnings),
         tls_trust=tls_trust(resource, references),
         fqdn=ascii_domain(spec.fqdn) if spec.fqdn else settings.hostname,

@@ -34,6 +34,8 @@ Mechanism = Literal[
 Group = Literal["AnonymousUsers", "ExchangeUsers", "ExchangeServers", "ExchangeLegacyServers", "Partners"]
 Usage = Literal["Client", "Internal", "Internet", "Partner", "Custom"]
 
+TlsPolicy = Literal["Modern", "Intermediate", "Legacy"]
+
 USAGES_WITH_TLS = frozenset({"Client", "Partner"})
 """Usage types whose default mechanisms include TLS (spec.md 1.4)."""
 
@@ -250,6 +252,9 @@ class ReceiveConnectorSpec(Model):
     """Ask clients for certificates, and take mail from the domains in domainSecurity over mutual TLS only."""
     domain_security: DomainSecurity | None = None
     """Senders' domains that a valid client certificate is needed for. Without one: a temporary refusal."""
+    tls_policy: TlsPolicy = "Modern"
+    """Versions and cipher suites. Modern: TLS 1.2 with ECDHE and AEAD, and TLS 1.3. Intermediate: also CBC suites
+    with ECDHE. Legacy: also TLS 1.0 and 1.1, and suites without forward secrecy."""
     tls_trust: TlsTrust = TlsTrust()
     """Whose client certificates domain security believes."""
     authentication: Authentication | None = None
@@ -275,6 +280,6 @@ class ReceiveConnectorStatus(Status):
     ports: ShortText = ""
     """Bound ports, for the table."""
     certificate: ShortText = ""
-    """TransportCertificate chosen for the connector's name."""
+    """TransportCertificate chosen for the connector's name, and those with other kinds of keys beside it."""
     certificate_reason: ShortText = ""
     """Why that one, or why none."""

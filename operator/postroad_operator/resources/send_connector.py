@@ -11,7 +11,7 @@ from postroad_operator.resources.base import KeyReference, LocalReference, Model
 from postroad_operator.resources.directories import Claim, HttpsURL
 from postroad_operator.resources.grants import SendGrant
 from postroad_operator.resources.partners import DomainSecurity, TlsTrust
-from postroad_operator.resources.receive_connector import Usage
+from postroad_operator.resources.receive_connector import TlsPolicy, Usage
 from postroad_operator.resources.rules import Checked, Rule
 from postroad_operator.resources.scalars import (
     Count,
@@ -233,6 +233,9 @@ class SendConnectorSpec(Model):
     """What TLS must prove: encryption, a valid certificate, or one for the right name. Implies requireTLS."""
     tls_domain: DomainName | None = None
     """Name that the certificate must hold under DomainValidation. Not given: the host's."""
+    tls_policy: TlsPolicy | None = None
+    """Versions and cipher suites, as for receive connectors. Not given: Modern and CBC suites with ECDHE where a
+    certificate is verified, any suite of TLS 1.2 on where none is."""
     domain_secure: StrictBool = False
     """Send to the domains in domainSecurity over mutual TLS only. Needs DNS routing."""
     domain_security: DomainSecurity | None = None

@@ -90,7 +90,7 @@ def _receiving(config: TierConfig, addresses: tuple[str, ...], now: float) -> Ta
         table.add_column(heading, overflow="fold")
     for connector in config.receive_connectors:
         selection = select(connector.fqdn, config.certificates, connector.auth_mechanisms, now=now)
-        served = selection.certificate.name if selection.certificate else "none"
+        served = ", ".join(certificate.name for certificate in selection.presented) or "none"
         if selection.events:
             served += f" (event {', '.join(map(str, selection.events))})"
         login = "yes" if connector.authentication.has_source and _LOGIN & set(connector.auth_mechanisms) else "no"

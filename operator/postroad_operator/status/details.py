@@ -47,10 +47,10 @@ def details(
     refused = {verdict.source for verdict in compilation.verdicts if not verdict.accepted}
     found: dict[str, dict[str, Any]] = {}
     for connector in tier.receive_connectors:
-        chosen = select(connector.fqdn, tier.certificates, connector.auth_mechanisms, now=now).certificate
+        chosen = select(connector.fqdn, tier.certificates, connector.auth_mechanisms, now=now).presented
         found[connector.source] = _given(
             ports=", ".join(str(binding.port) for binding in connector.bindings),
-            certificate=chosen.name if chosen else "",
+            certificate=", ".join(certificate.name for certificate in chosen),
             certificateReason=reason(connector.fqdn, tier.certificates, connector.auth_mechanisms, now=now),
         )
     for sender in tier.send_connectors:

@@ -10,6 +10,7 @@ from postroad_transport.config import (
     SecureDomain,
     SmartHostRouting,
     TlsAuthLevel,
+    TlsPolicy,
 )
 from postroad_transport.policy.domain_security import secured_domains
 from postroad_transport.routing.table import Route
@@ -21,9 +22,9 @@ _VALIDATING = (TlsAuthLevel.CERTIFICATE_VALIDATION, TlsAuthLevel.DOMAIN_VALIDATI
 class TlsDemand:
     """How a session to one host uses STARTTLS.
 
-    ``wanted``: try it when offered. ``required``: nothing is sent without it. ``level`` picks the context.
-    ``names``: the verified certificate must be for one of them; empty: any name will do. ``secured``: mutual TLS with
-    this partner's domain.
+    ``wanted``: try it when offered. ``required``: nothing is sent without it. ``level`` picks the context, ``policy``
+    its versions and suites where somebody chose them. ``names``: the verified certificate must be for one of them;
+    empty: any name will do. ``secured``: mutual TLS with this partner's domain.
     """
 
     wanted: bool = True
@@ -31,6 +32,7 @@ class TlsDemand:
     level: TlsAuthLevel | None = None
     names: tuple[str, ...] = ()
     secured: SecureDomain | None = None
+    policy: TlsPolicy | None = None
 
     @property
     def verified(self) -> bool:
@@ -68,4 +70,4 @@ def tls_demand(route: Route, host: str) -> TlsDemand:
         target = route.target
         names = tuple(h.host for h in target.hosts) if isinstance(target, SmartHostRouting) else (host,)
     required = connector.require_tls or level in _VALIDATING
-    return TlsDemand(required or not connector.ignore_starttls, required, level, names)
+    return TlsDemand(required or not connector.ignore_starttls, required, level, names, policy=connector.tls_policy)

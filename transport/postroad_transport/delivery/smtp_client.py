@@ -196,14 +196,14 @@ class SmtpSession:
     async def _start_tls(self, demand: TlsDemand) -> bool:
         if "STARTTLS" not in self.extensions:
             return False
+        try:
+            context = self._context(demand)
+        except ConfigError as error:
+            raise SessionError(f"454 4.7.0 {error}") from None
         if (await self._agree_to("STARTTLS")).code != 220:
             return False
         try:
-            await self._connection.start_tls(
-                self._context(demand), self.endpoint.host, self._plan.limits.connect_timeout
-            )
-        except ConfigError as error:
-            raise SessionError(f"454 4.7.0 {error}") from None
+            await self._connection.start_tls(context, self.endpoint.host, self._plan.limits.connect_timeout)
         except (ssl.SSLError, OSError, TimeoutError, ValueError) as error:
             self._plan.on_handshake("", "failed")
             raise _HandshakeFailedError(_why(error)) from None
@@ -220,10 +220,11 @@ class SmtpSession:
     def _context(self, demand: TlsDemand) -> ssl.SSLContext:
         plan, check = self._plan, self._plan.check
         if check is None:
-            return client_context(demand.level, trust=plan.trust)
+            return client_context(demand.level, trust=plan.trust, policy=demand.policy)
         if check.domain is None:
             trust = check.trust
-            return client_context(demand.level, trust=plan.trust + trust.authorities, system=trust.system)
+            authorities = plan.trust + trust.authorities
+            return client_context(demand.level, trust=authorities, system=trust.system, policy=demand.policy)
         if check.identity is None:
             check.tell(Flaw.LOCAL)
             raise ConfigError(f"no certificate here holds the name {plan.fqdn}, to present to {check.domain.domain}")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Mapping
+from typing import NamedTuple, TypeVar
 
 from postroad_transport.config import AuthMechanism, Certificate
 
@@ -14,17 +14,26 @@ EXPIRED_CERTIFICATE = 12016
 
 SMTP_SERVICE = "SMTP"
 
+_T = TypeVar("_T")
+
 
 class Selection(NamedTuple):
     """What a connector offers.
 
     ``certificate`` is None exactly when ``advertise`` is false. ``events`` holds at most one of
-    :data:`NO_CERTIFICATE` and :data:`EXPIRED_CERTIFICATE`.
+    :data:`NO_CERTIFICATE` and :data:`EXPIRED_CERTIFICATE`. ``beside`` are for clients that cannot do with the
+    certificate's kind of key, or rather have another: at most one of each other kind.
     """
 
     certificate: Certificate | None
     advertise: bool
     events: tuple[int, ...]
+    beside: tuple[Certificate, ...] = ()
+
+    @property
+    def presented(self) -> tuple[Certificate, ...]:
+        """Everything that clients may be shown, the choice first."""
+        return (self.certificate, *self.beside) if self.certificate else ()
 
 
 def covers(pattern: str, name: str) -> bool:
@@ -47,12 +56,7 @@ def covers(pattern: str, name: str) -> bool:
 
 def eligible(certificate: Certificate, name: str) -> bool:
     """Tell whether `certificate` is a candidate for `name` (spec.md section 3, step 3)."""
-    return (
-        certificate.version >= 3
-        and bool(certificate.key_file)
-        and SMTP_SERVICE in certificate.services
-        and (covers(certificate.common_name, name) or any(covers(san, name) for san in certificate.dns_names))
-    )
+    return _servable(certificate) and any(covers(pattern, name) for pattern in _patterns(certificate))
 
 
 def select(
@@ -73,10 +77,30 @@ def select(
     """
     if AuthMechanism.TLS not in mechanisms:
         return Selection(None, False, ())
-    best = min((item for item in certificates if eligible(item, name)), key=_rank, default=None)
-    if best is None:
-        return Selection(None, False, (NO_CERTIFICATE,))
-    return Selection(best, True, (EXPIRED_CERTIFICATE,) if best.not_after < now else ())
+    return _best((item for item in certificates if eligible(item, name)), now)
+
+
+def names_served(certificates: Iterable[Certificate], *, now: float) -> dict[str, Selection]:
+    """Return what is presented to clients that ask for a name (SNI, RFC 6066 section 3), by name or wildcard.
+
+    The choice is that of :func:`select` for the name asked; to be looked up with :func:`served_for`.
+    """
+    holders: dict[str, list[Certificate]] = {}
+    for item in certificates:
+        if _servable(item):
+            for pattern in _patterns(item):
+                holders.setdefault(pattern, []).append(item)
+    return {
+        pattern: _best([*found, *(() if "*" in pattern else holders.get(_wildcard(pattern), ()))], now)
+        for pattern, found in sorted(holders.items())
+    }
+
+
+def served_for(name: str, names: Mapping[str, _T]) -> _T | None:
+    """Return what `names`, keyed as by :func:`names_served`, holds for the name that a client asks for."""
+    name = name.lower().removesuffix(".")
+    found = names.get(name)
+    return names.get(_wildcard(name)) if found is None else found
 
 
 def reason(
@@ -98,7 +122,40 @@ def reason(
     else:
         issued = sum(not item.self_signed for item in rivals)
         why = f"the {'newest' if issued > 1 else 'only'} CA-issued one of {len(rivals)} that hold {name}"
+    if best.beside:
+        others = " and ".join(f"{item.name} ({item.key_algorithm})" for item in best.beside)
+        why += (
+            f"; {best.certificate.key_algorithm}, with {others} beside it for clients that take the other kind of key"
+        )
     return f"{why}; expired (event {EXPIRED_CERTIFICATE})" if EXPIRED_CERTIFICATE in best.events else why
+
+
+def _servable(certificate: Certificate) -> bool:
+    return certificate.version >= 3 and bool(certificate.key_file) and SMTP_SERVICE in certificate.services
+
+
+def _patterns(certificate: Certificate) -> set[str]:
+    names = (*certificate.dns_names, certificate.common_name)
+    return {name.lower().removesuffix(".") for name in names if name}
+
+
+def _wildcard(name: str) -> str:
+    return "*." + name.partition(".")[2]
+
+
+def _best(candidates: Iterable[Certificate], now: float) -> Selection:
+    ordered = sorted(candidates, key=_rank)
+    if not ordered:
+        return Selection(None, False, (NO_CERTIFICATE,))
+    best = ordered[0]
+    beside: dict[str, Certificate] = {}
+    for item in ordered[1:] if best.key_algorithm else ():
+        # Which of them a client gets is for OpenSSL to say: none may be worth less than the choice.
+        other_kind = item.key_algorithm not in ("", best.key_algorithm)
+        if other_kind and item.self_signed == best.self_signed and item.not_before <= now <= item.not_after:
+            beside.setdefault(item.key_algorithm, item)
+    expired = (EXPIRED_CERTIFICATE,) if best.not_after < now else ()
+    return Selection(best, True, expired, tuple(beside.values()))
 
 
 def _rank(certificate: Certificate) -> tuple[bool, float, float, str, str]:

@@ -96,7 +96,7 @@ class Authentication(ContentVerbs):
         tls = self.transport.get_extra_info("ssl_object")
         if tls is None:
             return Channel(ip, known=known, suspect=suspect)
-        end_point = self.connector.end_point if tls.context is self.connector.tls_context else None
+        presented = self.connector.presented
         chain: tuple[bytes, ...] = ()
         if self.facts.client_certificate:
             from postroad_transport.tls.peer import presented_chain  # here, since few connectors need it
@@ -108,7 +108,7 @@ class Authentication(ContentVerbs):
             known=known,
             suspect=suspect,
             client_chain=chain,
-            binding=lambda kind: binding(tls, kind, end_point),
+            binding=lambda kind: binding(tls, kind, presented and presented.end_point(tls)),
         )
 
     async def _exchange(self, exchange: Exchange, name: str, response: bytes | None) -> Accepted | Rejected | None:

@@ -8,17 +8,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from secrets import randbits
-from ssl import SSLContext
 
 from postroad_transport.auth.authenticator import Authenticator, build
 from postroad_transport.auth.ban_store import BanStore
 from postroad_transport.auth.bans import ConnectorBans
 from postroad_transport.auth.sources import Sources
 from postroad_transport.config import ReceiveConnector, TierConfig, TlsMode, TlsTrust
-from postroad_transport.config.files import SECRETS_DIRECTORY, read_secret
+from postroad_transport.config.files import read_secret
 from postroad_transport.message import Content, Envelope
 from postroad_transport.policy.authentication import check_auth
-from postroad_transport.policy.certificate import Selection, select
+from postroad_transport.policy.certificate import Selection, names_served, select
 from postroad_transport.policy.connectors import ConnectorPolicy
 from postroad_transport.policy.direct_trust import VERB, check_anonymous_tls
 from postroad_transport.policy.principals import initial_principals
@@ -30,10 +29,9 @@ from postroad_transport.smtp.received import message_id
 from postroad_transport.spool.store import Store
 from postroad_transport.telemetry.events import EventLog
 from postroad_transport.telemetry.metrics import Metrics
-from postroad_transport.tls.binding import end_point_of_chain
 from postroad_transport.tls.crl_store import CrlStore
 from postroad_transport.tls.direct_trust import TrustContexts, trust_contexts
-from postroad_transport.tls.server import server_context
+from postroad_transport.tls.presenting import Presented, present
 
 OnCommitted = Callable[[Envelope, Content], None]
 
@@ -46,19 +44,18 @@ class PreparedConnector:
         policy: ConnectorPolicy,
         *,
         selection: Selection,
-        tls_context: SSLContext | None,
+        presented: Presented | None,
         authenticator: Authenticator,
         bans: ConnectorBans,
         metrics: Metrics,
-        end_point: bytes | None = None,
         server_trust: TrustContexts | None = None,
     ) -> None:
         config = policy.config
         self.policy = policy
         self.config = config
         self.selection = selection
-        self.tls_context = tls_context
-        self.end_point = end_point
+        self.presented = presented
+        self.tls_context = presented and presented.context
         self.server_trust = server_trust
         self.authenticator = authenticator
         self.asks_for_certificate = asks_for_certificate(config)
@@ -168,7 +165,10 @@ class Serving:
                     name=connector.config.fqdn,
                     code=event,
                     certificate=connector.selection.certificate and connector.selection.certificate.name,
+                    beside=[certificate.name for certificate in connector.selection.beside] or None,
                 )
+            for problem in connector.presented.unusable if connector.presented else ():
+                self.events.emit("certificate.unusable", connector=connector.config.name, problem=problem)
             for problem in connector.authenticator.problems:
                 self.events.emit("accounts.problem", connector=connector.config.name, problem=problem)
 
@@ -199,33 +199,32 @@ def prepare(
     now = clock()
     trust = trust_contexts(config.direct_trust, directory)
     crls = crls or CrlStore(clock=clock)
+    names = names_served(config.certificates, now=now)
     connectors = {}
     for policy in tier.connectors.connectors:
         connector = policy.config
         selection = select(connector.fqdn or config.hostname, config.certificates, connector.auth_mechanisms, now=now)
-        context = end_point = None
-        if selection.certificate is not None:
-            secrets = directory / SECRETS_DIRECTORY
-            context = server_context(
-                secrets / selection.certificate.chain_file,
-                secrets / selection.certificate.key_file,
-                asks=asks_for_certificate(connector),
-            )
-            end_point = end_point_of_chain(read_secret(directory, selection.certificate.chain_file))
         authenticator = build(
             connector, partial(read_secret, directory), sources.lease(), metrics, judge=partial(_judge, crls, clock)
+        )
+        presented = present(
+            connector,
+            selection,
+            names,
+            directory,
+            asks=asks_for_certificate(connector),
+            logs_in=bool(authenticator),
         )
         trusts = isinstance(check_anonymous_tls(connector, config, TlsMode.STARTTLS, tls=False), Allow)
         connectors[connector.name] = PreparedConnector(
             policy,
             selection=selection,
-            tls_context=context,
+            presented=presented,
             authenticator=authenticator,
             bans=ConnectorBans(
                 connector.name, connector.authentication.bans, bans, metrics=metrics, events=events, clock=clock
             ),
             metrics=metrics,
-            end_point=end_point,
             server_trust=trust if trusts else None,
         )
     return Serving(

@@ -17,6 +17,9 @@ from typing import Any, TypeVar
 from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
 
+from postroad_transport.config import TlsPolicy
+from postroad_transport.tls.policy import TERMS, apply_policy
+
 _T = TypeVar("_T")
 _READ = 64 * 1024
 
@@ -26,20 +29,24 @@ class AskingContext(ssl.SSLContext):
 
     Parameters
     ----------
-    ciphers
-        The suites of TLS 1.2, as OpenSSL writes them.
+    policy
+        Versions and suites.
     """
 
     def __new__(cls, *_: object, **__: object) -> AskingContext:
         """Make the base object."""
         return super().__new__(cls, ssl.PROTOCOL_TLS_SERVER)
 
-    def __init__(self, *, ciphers: str) -> None:
+    def __init__(self, policy: TlsPolicy) -> None:
         super().__init__()
+        apply_policy(self, policy)
+        terms = TERMS[policy]
         context = SSL.Context(SSL.TLS_SERVER_METHOD)
-        context.set_min_proto_version(SSL.TLS1_2_VERSION)
-        context.set_cipher_list(ciphers.encode())
-        context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_TICKET)
+        context.set_min_proto_version(terms.oldest)
+        context.set_cipher_list(terms.suites.encode())
+        context.set_options(
+            SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_TICKET | SSL.OP_CIPHER_SERVER_PREFERENCE
+        )
         context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
         context.set_verify(SSL.VERIFY_PEER, lambda *_: True)
         self._context = context
@@ -49,6 +56,16 @@ class AskingContext(ssl.SSLContext):
         super().load_cert_chain(certfile, keyfile, password)
         self._context.use_certificate_chain_file(str(certfile))
         self._context.use_privatekey_file(str(keyfile or certfile))
+
+    def answer_names(self, for_name: Callable[[str], ssl.SSLContext | None]) -> None:
+        """Present what `for_name` says to clients that ask for a name (SNI); None: what everybody gets."""
+
+        def answer(connection: SSL.Connection) -> None:
+            other = for_name((connection.get_servername() or b"").decode("ascii", "replace"))
+            if isinstance(other, AskingContext):
+                connection.set_context(other._context)
+
+        self._context.set_tlsext_servername_callback(answer)
 
     def wrap_bio(
         self,
@@ -136,6 +153,11 @@ class AskingEngine:
         if not binary_form:
             return {} if chain else None
         return chain[0] if chain else None
+
+    def own_certificate(self) -> bytes | None:
+        """Return the certificate that this side has presented, in DER."""
+        certificate = self._connection.get_certificate(as_cryptography=True)
+        return None if certificate is None else certificate.public_bytes(Encoding.DER)
 
     def get_unverified_chain(self) -> list[bytes]:
         """Return what the client has shown, in DER, its own certificate first; nothing of it is verified."""

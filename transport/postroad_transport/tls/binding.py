@@ -7,7 +7,7 @@ import ssl
 
 from cryptography import x509
 
-from postroad_transport.tls.exporter import export
+from postroad_transport.tls.native import export
 
 
 def end_point(certificate: bytes) -> bytes:

@@ -15,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from OpenSSL import crypto
 
@@ -24,6 +25,8 @@ from postroad_transport.policy.proof import Flaw, PeerProof
 MAX_CERTIFICATES = 10
 """Certificates looked at of what the other side presents."""
 
+UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.InvalidVersion, crypto.Error)
+"""What reading somebody else's certificate may raise, now or when a part of it is asked for."""
 _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----[^-]*-----END CERTIFICATE-----")
 _EXPIRED, _NOT_YET_VALID = 10, 9  # X509_V_ERR_CERT_HAS_EXPIRED, X509_V_ERR_CERT_NOT_YET_VALID
 _UNTRUSTED = frozenset({2, 18, 19, 20, 21, 27})
@@ -58,7 +61,7 @@ def validate(presented: Sequence[bytes], trust: TlsTrust, bundle: str, now: floa
         leaf, *others = (x509.load_der_x509_certificate(der) for der in presented[:MAX_CERTIFICATES])
         if not _for_mail_servers(leaf):
             return PeerProof((), Flaw.INVALID, "the certificate is not meant for TLS")
-    except ValueError:
+    except UNREADABLE:
         return PeerProof((), Flaw.INVALID, "the certificate cannot be read")
     context = crypto.X509StoreContext(
         _store(trust, bundle, now),

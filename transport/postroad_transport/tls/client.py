@@ -9,18 +9,20 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from postroad_transport.config import TlsAuthLevel
+from postroad_transport.config import TlsAuthLevel, TlsPolicy
 from postroad_transport.policy.certificate import covers
+from postroad_transport.tls.policy import apply_policy
 from postroad_transport.tls.server import load_certificate
 from postroad_transport.tls.trust import add_trust
 
-_VERIFIED_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:ECDHE+AES:!aNULL:!PSK:!SRP"
 # Where nothing is verified, a weak key of the peer is still better than clear text (RFC 7435 section 3).
 _OPPORTUNISTIC_CIPHERS = "DEFAULT:@SECLEVEL=0"
 
 
 @lru_cache(maxsize=64)
-def client_context(level: TlsAuthLevel | None, *, trust: str = "", system: bool = True) -> ssl.SSLContext:
+def client_context(
+    level: TlsAuthLevel | None, *, trust: str = "", system: bool = True, policy: TlsPolicy | None = None
+) -> ssl.SSLContext:
     """Return the context for outbound TLS at `level`; cached, since loading the system's store is slow.
 
     Parameters
@@ -34,6 +36,8 @@ def client_context(level: TlsAuthLevel | None, *, trust: str = "", system: bool 
         PEM of authorities to trust.
     system
         Trust the system's authorities, too.
+    policy
+        Versions and suites. None: Intermediate to verify, whatever TLS 1.2 has to encrypt.
 
     Raises
     ------
@@ -41,15 +45,14 @@ def client_context(level: TlsAuthLevel | None, *, trust: str = "", system: bool 
         `trust` is not PEM.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    apply_policy(context, policy or TlsPolicy.INTERMEDIATE)
     context.check_hostname = False
     if level is None or level is TlsAuthLevel.ENCRYPTION_ONLY:
         context.verify_mode = ssl.CERT_NONE
-        context.set_ciphers(_OPPORTUNISTIC_CIPHERS)
+        if policy is None:
+            context.set_ciphers(_OPPORTUNISTIC_CIPHERS)
         return context
     context.verify_mode = ssl.CERT_REQUIRED
-    context.set_ciphers(_VERIFIED_CIPHERS)
     # A trusted intermediate or server certificate ends the chain, as direct trust wants it.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     if system:
@@ -60,7 +63,7 @@ def client_context(level: TlsAuthLevel | None, *, trust: str = "", system: bool 
 
 
 @lru_cache(maxsize=64)
-def mutual_context(chain: Path, key: Path) -> ssl.SSLContext:
+def mutual_context(chain: Path, key: Path, policy: TlsPolicy = TlsPolicy.INTERMEDIATE) -> ssl.SSLContext:
     """Return the context of mutual TLS, which presents the certificate in `chain`; cached by path.
 
     It verifies nothing itself: that is for :func:`postroad_transport.tls.peer.verify_peer` after the handshake.
@@ -71,11 +74,9 @@ def mutual_context(chain: Path, key: Path) -> ssl.SSLContext:
         A file is missing or unreadable, or the key does not belong to the certificate.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    apply_policy(context, policy)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    context.set_ciphers(_VERIFIED_CIPHERS)
     load_certificate(context, chain, key)
     return context
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import logging
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -46,6 +47,8 @@ UNUSED = 7 * 86_400.0
 """Seconds after which a list that nobody wanted is forgotten."""
 _AT_ONCE = 256 * 1024
 
+log = logging.getLogger("postroad.tls")
+
 
 class FetchError(Exception):
     """A list could not be had; the message is a fixed word, for metrics."""
@@ -53,11 +56,18 @@ class FetchError(Exception):
 
 @dataclass(slots=True)
 class _Held:
+    issuer: x509.Certificate
     crl: Crl | None = None
     fetched: float = 0.0
     wanted: float = 0.0
     failed: float = 0.0
     task: asyncio.Task[None] | None = None
+
+    def take(self, crl: Crl, fetched: float, now: float) -> None:
+        """Replace the list. Raises FetchError where the new one is not the issuer's, not current, or older."""
+        if not counts(crl, self.issuer, now) or (self.crl and crl.last_update_utc < self.crl.last_update_utc):
+            raise FetchError("invalid")
+        self.crl, self.fetched, self.failed = crl, fetched, 0.0
 
     def due(self) -> float:
         """Return when to fetch anew."""
@@ -111,7 +121,7 @@ class CrlStore:
             for url in distribution_points(certificate):
                 if not allowed(url, revocation.hosts):
                     continue
-                crl = await self._get(url)
+                crl = await self._get(url, issuer)
                 if crl is not None and counts(crl, issuer, now):
                     found.append(crl)
                     break
@@ -131,14 +141,14 @@ class CrlStore:
             await self._session.close()
             self._session = None
 
-    async def _get(self, url: str) -> Crl | None:
+    async def _get(self, url: str, issuer: x509.Certificate) -> Crl | None:
         now = self._clock()
         held = self._held.get(url)
         if held is None:
             self._make_room()
-            held = self._held[url] = _Held()
+            held = self._held[url] = _Held(issuer)
             self._added.set()
-        held.wanted = now
+        held.wanted, held.issuer = now, issuer
         if not _current(held.crl, now) and now >= held.failed + RETRY:
             if held.task is None:
                 held.task = asyncio.create_task(self._renew(url, held))
@@ -152,25 +162,30 @@ class CrlStore:
         """Take the list that another worker has fetched, else fetch it; keep the old one where that fails."""
         try:
             now = self._clock()
-            content = await asyncio.to_thread(self._read, url, max(held.fetched, now - REFRESH))
-            if content is not None:
-                crl = await _parse(content[0])
-                if _current(crl, now):
-                    held.crl, held.fetched = crl, content[1]
+            kept = await asyncio.to_thread(self._read, url, max(held.fetched, now - REFRESH))
+            if kept is not None:
+                with contextlib.suppress(FetchError):
+                    held.take(await _parse(kept[0]), kept[1], now)
                     if held.due() > now:
                         return
             async with self._turns:
                 data = await self._fetch(url)
-            held.crl, held.fetched, held.failed = await _parse(data), now, 0.0
+            held.take(await _parse(data), now, now)
             await asyncio.to_thread(self._write, url, data)
             self._count("ok")
         except FetchError as error:
-            held.failed = self._clock()
-            self._count(str(error))
-            if self._events is not None:
-                self._events.emit("crl.failed", url=url, reason=str(error))
+            self._failed(url, held, str(error))
+        except Exception as error:
+            log.error("revocation list", exc_info=error)
+            self._failed(url, held, "error")
         finally:
             held.task = None
+
+    def _failed(self, url: str, held: _Held, reason: str) -> None:
+        held.failed = self._clock()
+        self._count(reason)
+        if self._events is not None:
+            self._events.emit("crl.failed", url=url, reason=reason)
 
     async def _fetch(self, url: str) -> bytes:
         import aiohttp  # here, since only who verifies partners needs it

@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from postroad_transport.config import DirectTrust
+from postroad_transport.config import DirectTrust, TlsPolicy
 from postroad_transport.config.files import SECRETS_DIRECTORY, ConfigError
 from postroad_transport.policy.direct_trust import principals_by_thumbprint, thumbprint
-from postroad_transport.tls.server import CIPHERS, load_certificate
+from postroad_transport.tls.policy import apply_policy
+from postroad_transport.tls.server import forbid_resumption, load_certificate
 
 _NO_CHECK_TIME = 0x200000
 """X509_V_FLAG_NO_CHECK_TIME of OpenSSL; the ssl module has no name for it."""
@@ -89,18 +90,15 @@ def _contexts(chain: Path, key: Path, trusted: tuple[str, ...]) -> tuple[ssl.SSL
     server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     anchors = _anchors(trusted)
     for context in (server, client):
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.set_ciphers(CIPHERS)
-        context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+        apply_policy(context, TlsPolicy.MODERN)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_REQUIRED
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | _NO_CHECK_TIME
         load_certificate(context, chain, key)
         if anchors:
             _trust(context, anchors)
-    # A ticket would outlive the certificate's place in the store.
-    server.num_tickets = 0
-    server.options |= ssl.OP_NO_TICKET
+    # A session that can be resumed would outlive the certificate's place in the store.
+    forbid_resumption(server)
     return server, client
 
 

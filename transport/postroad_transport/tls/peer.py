@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from postroad_transport.config import RevocationMode, TlsTrust
-from postroad_transport.policy.proof import NO_CERTIFICATE, PeerProof
-from postroad_transport.tls.chain import dns_names, validate
+from postroad_transport.policy.proof import NO_CERTIFICATE, Flaw, PeerProof
+from postroad_transport.tls.chain import UNREADABLE, dns_names, validate
 from postroad_transport.tls.crl_store import CrlStore
 from postroad_transport.tls.revocation import flaw_of
 
@@ -41,11 +41,14 @@ async def verify_peer(
     if isinstance(path, PeerProof):
         return path
     mode = trust.revocation.mode
-    if mode is not RevocationMode.OFF:
-        lists = await crls.lists(path, trust.revocation)
-        if (flaw := flaw_of(path, lists, mode, clock())) is not None:
-            return flaw
-    return PeerProof(dns_names(path[0]))
+    try:
+        if mode is not RevocationMode.OFF:
+            lists = await crls.lists(path, trust.revocation)
+            if (flaw := flaw_of(path, lists, mode, clock())) is not None:
+                return flaw
+        return PeerProof(dns_names(path[0]))
+    except UNREADABLE:
+        return PeerProof((), Flaw.INVALID, "the certificate cannot be read")
 
 
 def presented_chain(tls: Any) -> list[bytes]:

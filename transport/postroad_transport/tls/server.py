@@ -3,17 +3,40 @@
 from __future__ import annotations
 
 import ssl
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import NamedTuple
 
+from postroad_transport.config import TlsPolicy
 from postroad_transport.config.files import ConfigError
+from postroad_transport.policy.certificate import served_for
+from postroad_transport.tls.native import turn_session_cache_off
+from postroad_transport.tls.policy import apply_policy
 
-# Forward secrecy and AEAD only for TLS 1.2; the suites of TLS 1.3 are all of that kind.
-CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:!aNULL:!PSK:!SRP"
+
+class KeyPair(NamedTuple):
+    """PEM files: leaf first, then intermediates; and the leaf's private key, without a passphrase."""
+
+    chain: Path
+    key: Path
 
 
-@lru_cache(maxsize=256)
-def server_context(chain: Path, key: Path, *, asks: bool = False) -> ssl.SSLContext:
+Names = tuple[tuple[str, tuple[KeyPair, ...]], ...]
+"""What to present to clients that ask for a name, by name or wildcard."""
+
+
+@lru_cache(maxsize=1024)
+def server_context(
+    chain: Path,
+    key: Path,
+    *,
+    beside: tuple[KeyPair, ...] = (),
+    names: Names = (),
+    policy: TlsPolicy = TlsPolicy.MODERN,
+    asks: bool = False,
+    resumes: bool = True,
+) -> ssl.SSLContext:
     """Return the context that presents the certificate in `chain`.
 
     Cached by path: the name of a secret file holds a digest of its content, so a renewed certificate comes
@@ -23,28 +46,57 @@ def server_context(chain: Path, key: Path, *, asks: bool = False) -> ssl.SSLCont
     ----------
     chain, key
         PEM files: leaf first, then intermediates; and the leaf's private key, without a passphrase.
+    beside
+        Certificates with other kinds of keys: which one a client gets depends on the signatures it offers.
+    names
+        For clients that ask for a name (SNI) in here: what they get instead. Else nobody is asked for a name.
     asks
         Ask for the client's certificate. Whatever it is, it is taken: who uses it has to judge it first.
+    resumes
+        Let clients resume their sessions. Those that are asked for a certificate never do.
 
     Raises
     ------
     ConfigError
         A file is missing or unreadable, or the key does not belong to the certificate.
     """
+    others = {
+        name: server_context(*own, beside=tuple(more), policy=policy, asks=asks, resumes=resumes)
+        for name, (own, *more) in names
+    }
+    for_name = partial(served_for, names=others)
+    pairs = (KeyPair(chain, key), *beside)
     if asks:
         from postroad_transport.tls.asking import AskingContext  # here, since few connectors need it
 
-        asking = AskingContext(ciphers=CIPHERS)
-        load_certificate(asking, chain, key)
+        asking = AskingContext(policy)
+        for pair in pairs:
+            load_certificate(asking, *pair)
+        if others:
+            asking.answer_names(for_name)
         return asking
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_ciphers(CIPHERS)
-    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
-    # Mail clients keep one ticket; making a second one would be wasted work.
-    context.num_tickets = 1
-    load_certificate(context, chain, key)
+    apply_policy(context, policy)
+    for pair in pairs:
+        load_certificate(context, *pair)
+    if others:
+        context.sni_callback = partial(_answer_name, for_name)
+    if resumes:
+        # Mail clients keep one ticket; making a second one would be wasted work.
+        context.num_tickets = 1
+    else:
+        forbid_resumption(context)
     return context
+
+
+@lru_cache(maxsize=1024)
+def problem_with(pair: KeyPair) -> str:
+    """Return why a certificate cannot be presented, nothing where it can; cached by path."""
+    try:
+        load_certificate(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), *pair)
+    except ConfigError as error:
+        return str(error)
+    return ""
 
 
 def load_certificate(context: ssl.SSLContext, chain: Path, key: Path) -> None:
@@ -60,6 +112,20 @@ def load_certificate(context: ssl.SSLContext, chain: Path, key: Path) -> None:
         raise ConfigError(f"{chain}, {key}: not a PEM certificate and its private key ({error.reason})") from error
     except OSError as error:
         raise ConfigError(f"{chain}, {key}: {error.strerror or error}") from error
+
+
+def forbid_resumption(context: ssl.SSLContext) -> None:
+    """Have each session begin with a whole handshake; of TLS 1.2 only where OpenSSL can be reached."""
+    context.num_tickets = 0
+    context.options |= ssl.OP_NO_TICKET
+    turn_session_cache_off(context)
+
+
+def _answer_name(
+    for_name: Callable[[str], ssl.SSLContext | None], tls: ssl.SSLObject, name: str | None, _: ssl.SSLContext
+) -> None:
+    if name is not None and (other := for_name(name)) is not None:
+        tls.context = other
 
 
 def _no_passphrase() -> str:

@@ -6,7 +6,7 @@ import ssl
 from collections.abc import Mapping
 from pathlib import Path
 
-from postroad_transport.config import AuthMechanism, Drop, Maildir, TierConfig
+from postroad_transport.config import AuthMechanism, Drop, Maildir, TierConfig, TlsPolicy
 from postroad_transport.config.files import SECRETS_DIRECTORY, read_secret
 from postroad_transport.delivery.drop import DropHop
 from postroad_transport.delivery.firewall import HeaderFirewall
@@ -99,7 +99,11 @@ def client_identities(config: TierConfig, directory: Path, now: float) -> dict[s
         if connector.secure_domains:
             chosen = select(connector.fqdn, config.certificates, (AuthMechanism.TLS,), now=now).certificate
             if chosen is not None:
-                found[connector.name] = mutual_context(secrets / chosen.chain_file, secrets / chosen.key_file)
+                found[connector.name] = mutual_context(
+                    secrets / chosen.chain_file,
+                    secrets / chosen.key_file,
+                    connector.tls_policy or TlsPolicy.INTERMEDIATE,
+                )
     return found
 
 

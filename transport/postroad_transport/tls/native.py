@@ -1,0 +1,100 @@
+"""What OpenSSL can do and Python's ssl module does not hand out.
+
+The library that the ssl module itself is linked with is asked, with the pointers that CPython's ``_ssl._SSLSocket``
+and ``_ssl._SSLContext`` hold behind their object headers (the former after one reference). Whether they do is proven
+on each call: a session's pointer must lead to the very context that its object names. Where that cannot be proven,
+nothing here does anything.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ssl
+import sys
+from functools import cache
+from typing import Any
+
+_POINTER = ctypes.sizeof(ctypes.c_void_p)
+_SET_SESSION_CACHE_MODE = 44  # SSL_CTRL_SET_SESS_CACHE_MODE
+_OFF = 0  # SSL_SESS_CACHE_OFF
+
+
+def export(tls: ssl.SSLObject, label: bytes, length: int) -> bytes | None:
+    """Return `length` bytes of keying material (RFC 8446 section 7.5) for `label`, None where there is no telling."""
+    session = _session(tls)
+    if session is None:
+        return None
+    material = ctypes.create_string_buffer(length)
+    done = _library().SSL_export_keying_material(session, material, length, label, len(label), b"", 0, 0)
+    return material.raw if done == 1 else None
+
+
+def own_certificate(tls: ssl.SSLObject) -> bytes | None:
+    """Return the certificate that this side has presented in DER, None where there is no telling.
+
+    A resumed session presents none.
+    """
+    if tls.session_reused:
+        return None
+    session = _session(tls)
+    certificate = session and _library().SSL_get_certificate(session)
+    if not certificate:
+        return None
+    length = _library().i2d_X509(certificate, None)
+    if length <= 0:
+        return None
+    der = ctypes.create_string_buffer(length)
+    end = ctypes.c_void_p(ctypes.addressof(der))
+    _library().i2d_X509(certificate, ctypes.byref(end))
+    return der.raw
+
+
+def turn_session_cache_off(context: ssl.SSLContext) -> None:
+    """Let nobody resume a server's session by its identifier (TLS 1.2); what tickets do is up to the options."""
+    # A session that goes nowhere, for the proof that the context's pointer is where it is looked for.
+    probe = context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True)
+    if _session(probe) is not None:
+        _library().SSL_CTX_ctrl(_pointer(context, object.__basicsize__), _SET_SESSION_CACHE_MODE, _OFF, None)
+
+
+def _session(tls: ssl.SSLObject) -> int | None:
+    library, inner = _library(), getattr(tls, "_sslobj", None)
+    if library is None or inner is None:
+        return None
+    session = _pointer(inner, object.__basicsize__ + _POINTER)
+    context = _pointer(tls.context, object.__basicsize__)
+    if not session or not context or library.SSL_get_SSL_CTX(session) != context:
+        return None
+    return session
+
+
+@cache
+def _library() -> Any:
+    """Return OpenSSL as the ssl module has it, None where it cannot be reached."""
+    if sys.implementation.name != "cpython":
+        return None
+    pointer, size, number = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+    try:
+        import _ssl
+
+        library = ctypes.CDLL(_ssl.__file__)
+        for name, result, *arguments in (
+            ("SSL_get_SSL_CTX", pointer, pointer),
+            ("SSL_get_certificate", pointer, pointer),
+            ("i2d_X509", number, pointer, pointer),
+            ("SSL_CTX_ctrl", ctypes.c_long, pointer, number, ctypes.c_long, pointer),
+            (
+                "SSL_export_keying_material",
+                number,
+                *(pointer, ctypes.c_char_p, size, ctypes.c_char_p, size, ctypes.c_char_p, size, number),
+            ),
+        ):
+            function = getattr(library, name)
+            function.restype, function.argtypes = result, arguments
+    except (ImportError, AttributeError, OSError):
+        return None
+    return library
+
+
+def _pointer(held_by: object, offset: int) -> int | None:
+    return ctypes.c_void_p.from_address(id(held_by) + offset).value
