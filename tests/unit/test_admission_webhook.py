@@ -171,6 +171,18 @@ async def test_a_bundle_that_somebody_changed_is_put_right() -> None:
     assert api.bundle() == bundle
 
 
+async def test_without_its_configuration_it_serves_and_looks_again() -> None:
+    api, serving = FakeApi(), Loaded()
+    kept = api.objects.pop(("ValidatingWebhookConfiguration", CONFIGURATION))
+    keeper = certificate(api, serving)
+    with pytest.raises(ApiError, match="there is no"):
+        await keeper.look(START)
+    assert len(serving.chains) == 1
+    api.objects["ValidatingWebhookConfiguration", CONFIGURATION] = kept
+    await keeper.look(START + 5)
+    assert verifies(serving.chains[0], api.bundle(), START)
+
+
 async def test_cert_managers_secret_is_only_loaded() -> None:
     made, api, serving = FakeApi(), FakeApi(), Loaded()
     await certificate(made, Loaded()).look(START)

@@ -71,16 +71,18 @@ class ServingCertificate:
         """Do what is due at `now`, in seconds since the epoch. Raises ApiError, CertificateError, OSError."""
         secret = await self.api.get("Secret", self.namespace, self.name)
         version = str(secret["metadata"].get("resourceVersion")) if secret else ""
+        trust = b""
         if self.configuration and self.leading() and (now >= self._check_at or version != self._version):
-            self._check_at = now + CHECK
             bundles = SecretBundles("", self.namespace, secret, name=self.name)
             trust = self._ensure(bundles, now)
             if await bundles.write(self.api):
                 _log.info("made a certificate for the webhook: %s", ", ".join(self.hosts))
                 secret = await self.api.get("Secret", self.namespace, self.name)
-            await self._trust(trust)
         if secret is not None:
             self._load(secret)
+        if trust:
+            await self._trust(trust)
+            self._check_at = now + CHECK
 
     @property
     def _request(self) -> CertificateRequest:
