@@ -155,6 +155,21 @@ async def test_what_is_no_list_is_counted_and_not_taken(
     await store.close()
 
 
+async def test_a_list_that_is_forged_outdated_or_older_does_not_replace_a_good_one(given: Setting) -> None:
+    store = given.store()
+    given.publish(start=-60.0)
+    assert await given.lists(store) == 1
+    forger = Ca("CA", given.clock.now)
+    for worse in (forger.crl_der(), given.ca.crl_der(end=-1.0), given.ca.crl_der(start=-HOUR)):
+        given.server.files["/ca.crl"] = worse
+        given.clock.now += RETRY
+        held = store._held[given.server.url("/ca.crl")]
+        await store._renew(given.server.url("/ca.crl"), held)
+        assert await given.lists(store) == 1
+    assert given.fetched("invalid") == 3
+    await store.close()
+
+
 async def test_a_redirect_leads_nowhere(given: Setting) -> None:
     given.server.files["/elsewhere"] = given.server.files.pop("/ca.crl")
     given.server.redirects["/ca.crl"] = given.server.url("/elsewhere")

@@ -65,7 +65,8 @@ class _Held:
 
     def take(self, crl: Crl, fetched: float, now: float) -> None:
         """Replace the list. Raises FetchError where the new one is not the issuer's, not current, or older."""
-        if not counts(crl, self.issuer, now) or (self.crl and crl.last_update_utc < self.crl.last_update_utc):
+        older = self.crl is not None and crl.last_update_utc < self.crl.last_update_utc
+        if older or not counts(crl, self.issuer, now):
             raise FetchError("invalid")
         self.crl, self.fetched, self.failed = crl, fetched, 0.0
 
@@ -175,8 +176,8 @@ class CrlStore:
             self._count("ok")
         except FetchError as error:
             self._failed(url, held, str(error))
-        except Exception as error:
-            log.error("revocation list", exc_info=error)
+        except Exception:
+            log.exception("a revocation list cannot be taken")
             self._failed(url, held, "error")
         finally:
             held.task = None
