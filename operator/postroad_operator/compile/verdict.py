@@ -26,6 +26,8 @@ class Reason(StrEnum):
     NO_ROUTE = "NoRoute"
     NOT_AVAILABLE = "NotAvailable"
     CERTIFICATE_UNUSABLE = "CertificateUnusable"
+    BLOCKED = "Blocked"
+    """The API server does not let the operator look at it or publish it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,19 +13,25 @@ from prometheus_client.exposition import generate_latest
 from postroad_operator.handlers.cluster import Cluster
 from postroad_operator.handlers.metrics import OperatorMetrics
 
-#: Seconds without any sight of the Lease, which the leader touches every other second, until the watch is dead.
-DEAD_AFTER = 45.0
-
 
 @asynccontextmanager
 async def endpoints(
-    address: str, port: int, cluster: Cluster, metrics: OperatorMetrics, leading: Callable[[], bool]
+    address: str,
+    port: int,
+    cluster: Cluster,
+    metrics: OperatorMetrics,
+    leading: Callable[[], bool],
+    *,
+    dead_after: float,
 ) -> AsyncIterator[int]:
-    """Serve the endpoints; yield the port. Raises OSError when it is taken."""
+    """Serve the endpoints; yield the port. Raises OSError when it is taken.
+
+    The health check fails when the watch has shown nothing for `dead_after` seconds.
+    """
 
     async def healthz(_request: web.Request) -> web.Response:
         silent = time.monotonic() - cluster.last_heard
-        if silent > DEAD_AFTER:
+        if silent > dead_after:
             return web.Response(status=503, text=f"the watch has shown nothing for {silent:.0f} s\n")
         return web.Response(text="ok\n")
 

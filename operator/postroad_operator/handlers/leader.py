@@ -35,6 +35,11 @@ class Times:
         """Without a renewal for this long the holder stops writing: sooner than anyone can take over."""
         return self.duration * 2 / 3
 
+    @property
+    def dead(self) -> float:
+        """Without any sight of the Lease, which somebody should renew or take, the watch is dead."""
+        return self.duration * 15 / 4
+
 
 class Move(Enum):
     """What to do about the Lease now."""

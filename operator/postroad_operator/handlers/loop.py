@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from postroad_operator.compile import TierSettings
+from postroad_operator.compile import Reason, TierSettings, Verdict
 from postroad_operator.handlers.ask import PodClient
 from postroad_operator.handlers.audit import audit
 from postroad_operator.handlers.cluster import Cluster, View
 from postroad_operator.handlers.metrics import OperatorMetrics
-from postroad_operator.handlers.tiers import Compiler, Tier
+from postroad_operator.handlers.tiers import Compiler, Tier, belongs, generation_of
 from postroad_operator.handlers.writer import NotLeadingError, Writer
 from postroad_operator.publish import ApiError, KubernetesApi, Owner, config_map, object_name, secret
 from postroad_operator.resources import labels
 from postroad_operator.status import Pod, Serving, status_of
 
 _log = logging.getLogger(__name__)
+
+
+_FORBIDDEN = 403
+#: Fields of a status that do not hang on the kind.
+_COMMON = frozenset({"conditions", "observedGeneration"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +87,15 @@ class Reconciler:
 
     async def reconcile(self) -> float:
         """Put everything right once; return after how many seconds to look again. Raises ApiError."""
-        if time.monotonic() - self._audited > self.pace.audit and not await self._audit():
-            return self.pace.retry / 2
+        if time.monotonic() - self._audited > self.pace.audit:
+            try:
+                if not await self._audit():
+                    return self.pace.retry / 2
+            except ApiError as error:
+                view = self.cluster.view()
+                for name in self.compiler.names(view):
+                    await self._tell(name, view, error)
+                raise
         view = self.cluster.view()
         errors: list[ApiError] = []
         waits = [self.pace.idle]
@@ -90,6 +104,7 @@ class Reconciler:
                 waits.append(await self._tier(name, view))
             except ApiError as error:
                 errors.append(error)
+                await self._tell(name, view, error)
         self.writer.forget(set(view.resources))
         self.compiler.issuers.forget(view.resources)
         waits.append(self.compiler.issuers.wait())
@@ -99,13 +114,13 @@ class Reconciler:
 
     async def _tier(self, name: str, view: View) -> float:
         tier = await self.compiler.compile(name, view)
-        pods = [pod for pod in view.pods if pod.tier == name]
+        pods = _pods(name, view)
         if self._loses(tier, view):
             return 0.0 if await self._audit() else self.pace.retry / 2
         await self._publish(tier, view)
         await self._nudge(tier, pods)
         serving = await self._ask(tier, pods)
-        await self._write_statuses(tier, serving, view)
+        await self._write_statuses(tier.compilation.verdicts, tier.fields, serving, view)
         if serving.complete:
             await self._prune(tier, view)
             return max(0.0, tier.look_again - time.time())
@@ -116,6 +131,7 @@ class Reconciler:
 
     async def _audit(self) -> bool:
         complete = await audit(self.api, self.cluster, self.watch_namespace)
+        self.metrics.watch_complete.set(complete)
         if complete:
             self._audited = time.monotonic()
         return complete
@@ -171,7 +187,35 @@ class Reconciler:
         self.metrics.pods.labels(tier.name, "false").set(len(serving.answers) - current)
         return serving
 
-    async def _write_statuses(self, tier: Tier, serving: Serving, view: View) -> None:
+    async def _tell(self, name: str, view: View, error: ApiError) -> None:
+        """Say in the statuses that the API server forbids what has to be done, and what waits for it."""
+        if error.code != _FORBIDDEN:
+            return
+        why = f"the API server does not let the operator do it ({error}): give it its rights back"
+        tier = self.compiler.known.get(name)
+        known = {verdict.source: verdict for verdict in tier.compilation.verdicts} if tier else {}
+        fields = dict(tier.fields) if tier else {}
+        verdicts = []
+        for source, watched in view.resources.items():
+            if watched.parsed is None or not belongs(watched.parsed, name):
+                continue
+            generation, verdict = generation_of(watched.parsed), known.get(source)
+            if verdict is not None and verdict.generation == generation:
+                verdicts.append(verdict)
+            elif watched.status.get("observedGeneration") != generation or verdict is not None:
+                verdicts.append(Verdict(source, False, Reason.BLOCKED, why, (), generation))
+                fields[source] = {key: watched.status[key] for key in watched.status.keys() - _COMMON}
+        serving = replace(await self._ask(tier, _pods(name, view)), blocked=why) if tier else Serving("", blocked=why)
+        with contextlib.suppress(ApiError):
+            await self._write_statuses(verdicts, fields, serving, view)
+
+    async def _write_statuses(
+        self,
+        verdicts: Iterable[Verdict],
+        fields: Mapping[str, Mapping[str, Any]],
+        serving: Serving,
+        view: View,
+    ) -> None:
         now = time.time()
         limit = asyncio.Semaphore(16)
         errors: list[ApiError | NotLeadingError] = []
@@ -187,12 +231,12 @@ class Reconciler:
                     errors.append(error)
 
         async with asyncio.TaskGroup() as group:
-            for verdict in tier.compilation.verdicts:
+            for verdict in verdicts:
                 watched = view.resources.get(verdict.source)
                 if watched is None:
                     continue
-                fields = serving.shown(tier.fields.get(verdict.source, {}))
-                wanted = status_of(verdict, serving, fields, watched.status, now)
+                shown = serving.shown(fields.get(verdict.source, {}))
+                wanted = status_of(verdict, serving, shown, watched.status, now)
                 self._measure(verdict.source, verdict.generation, wanted)
                 if self.writer.needs_status(verdict.source, watched.version, watched.status, wanted):
                     group.create_task(write(verdict.source, wanted))
@@ -222,3 +266,7 @@ class Reconciler:
                     await self.cluster.changed.wait()
             except TimeoutError:
                 return
+
+
+def _pods(tier: str, view: View) -> list[Pod]:
+    return [pod for pod in view.pods if pod.tier == tier]

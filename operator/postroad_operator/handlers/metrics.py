@@ -57,7 +57,12 @@ class OperatorMetrics:
         )
         self.leader = Gauge("postroad_operator_leader", "1 while this replica writes.", registry=r)
         self.watch_age = Gauge(
-            "postroad_operator_watch_age_seconds", "Seconds since the watch delivered anything.", registry=r
+            "postroad_operator_watch_age_seconds", "Seconds since the watch showed the Lease.", registry=r
+        )
+        self.watch_complete = Gauge(
+            "postroad_operator_watch_complete",
+            "1 when the watches have shown all that the last list held; of the leader.",
+            registry=r,
         )
 
     def count_verdicts(self, tier: str, verdicts: Iterable[Verdict]) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 import socket
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +49,18 @@ class OperatorSettings:
     lease_duration: float = 12.0
     """Seconds until a standby takes over from a leader that says nothing."""
     webhook: WebhookSettings | None = None
+
+
+class Backoffs:
+    """Seconds between attempts of kopf's requests, without end.
+
+    With a number of attempts a watch ends when rights are missing, or the API server is ill, for longer than they
+    take; nothing starts it again.
+    """
+
+    def __iter__(self) -> Iterator[float]:
+        """Start from the shortest."""
+        return itertools.chain((1.0, 1.0, 2.0, 3.0, 5.0), itertools.repeat(10.0))
 
 
 class NoClusterError(Exception):
@@ -92,6 +105,7 @@ async def _operate(options: OperatorSettings, api: KubernetesApi, pods: PodClien
         settings.scanning.disabled = True
         settings.watching.server_timeout = 300
         settings.networking.request_timeout = 30
+        settings.networking.error_backoffs = Backoffs()
 
     async def login(**_: Any) -> kopf.ConnectionInfo:
         return log_in()
@@ -106,7 +120,8 @@ async def _operate(options: OperatorSettings, api: KubernetesApi, pods: PodClien
         cluster.changed.set()
 
     identity = f"{os.environ.get('POD_NAME') or socket.gethostname()}_{uuid.uuid4().hex[:8]}"
-    election = Election(api, namespace, LEASE, identity, changed, Times(options.lease_duration))
+    times = Times(options.lease_duration)
+    election = Election(api, namespace, LEASE, identity, changed, times)
     recorder = Recorder(api, metrics, identity)
     reconciler = Reconciler(
         api=api,
@@ -121,7 +136,14 @@ async def _operate(options: OperatorSettings, api: KubernetesApi, pods: PodClien
     )
     async with contextlib.AsyncExitStack() as stack:
         port = await stack.enter_async_context(
-            endpoints(options.address, options.port, cluster, metrics, lambda: election.leading)
+            endpoints(
+                options.address,
+                options.port,
+                cluster,
+                metrics,
+                lambda: election.leading,
+                dead_after=times.dead,
+            )
         )
         _log.info("endpoints on port %d", port)
         clients = [api]

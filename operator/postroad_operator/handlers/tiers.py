@@ -34,8 +34,9 @@ class Tier:
     hash: str
     fields: Mapping[str, Mapping[str, Any]]
     """The kinds' own status fields, by source."""
+    looked_at: float
     look_again: float
-    """When certificates are due, in seconds since the epoch."""
+    """When certificates are due, in seconds since the epoch; the clock may also have been put back since."""
     published_at: float = float("-inf")
     """Monotonic time since when the API server has it."""
 
@@ -67,13 +68,13 @@ class Compiler:
 
     async def compile(self, name: str, view: View) -> Tier:
         """Return the tier as the view wants it. Raises ApiError when certificates cannot be read or kept."""
-        mine = [item for item in view.resources.values() if item.parsed is not None and _belongs(item.parsed, name)]
+        mine = [item for item in view.resources.values() if item.parsed is not None and belongs(item.parsed, name)]
         issuers = await self.issuers.follow(mine)
         hidden = view.hidden_ports(name)
         inputs = inputs_of(name, view) | set(issuers.items()) | {("hidden", *hidden.items())}
         now = time.time()
         before = self.known.get(name)
-        if before is not None and before.inputs == inputs and now < before.look_again:
+        if before is not None and before.inputs == inputs and before.looked_at <= now < before.look_again:
             return before
         objects = _objects(name, view)
         settings = replace(self.settings, tier=name, hidden_ports=hidden)
@@ -102,6 +103,7 @@ class Compiler:
             compilation,
             config_hash(encoded),
             details(compilation, resources, has.pkcs10, now),
+            now,
             min(now + CERTIFICATE_CHECK, max(has.renew_at, now + 1.0) if has.renew_at is not None else float("inf")),
         )
         if before is not None and before.hash == tier.hash:
@@ -113,23 +115,25 @@ class Compiler:
 def inputs_of(tier: str, view: View) -> Inputs:
     """Return what identifies everything that a tier's compilation looks at; statuses do not count."""
     mine = {
-        (source, watched.identity.uid, _generation(watched.parsed))
+        (source, watched.identity.uid, generation_of(watched.parsed))
         for source, watched in view.resources.items()
-        if watched.parsed is not None and _belongs(watched.parsed, tier)
+        if watched.parsed is not None and belongs(watched.parsed, tier)
     }
     return frozenset(mine | {(watched.identity, watched.version) for watched in view.references})
 
 
 def _objects(tier: str, view: View) -> tuple[Resource | Invalid, ...]:
-    resources = [item.parsed for item in view.resources.values() if item.parsed and _belongs(item.parsed, tier)]
+    resources = [item.parsed for item in view.resources.values() if item.parsed and belongs(item.parsed, tier)]
     return (*resources, *(item.parsed for item in view.references if item.parsed is not None))
 
 
-def _belongs(item: Resource | Invalid, tier: str) -> bool:
+def belongs(item: Resource | Invalid, tier: str) -> bool:
+    """Tell whether a resource is a tier's."""
     # One whose tier cannot be read gets its verdict from every tier; they are all the same.
     own = item.tier if isinstance(item, Invalid) else str(getattr(getattr(item, "spec", None), "tier", ""))
     return own in ("", tier)
 
 
-def _generation(item: Resource | Invalid) -> int:
+def generation_of(item: Resource | Invalid) -> int:
+    """Return the generation of a resource, readable or not."""
     return item.generation if isinstance(item, Invalid) else item.metadata.generation

@@ -77,11 +77,15 @@ def _was_programmed(condition: Mapping[str, Any] | None, generation: int) -> boo
 
 
 def _programmed(verdict: Verdict, serving: Serving, was_programmed: bool) -> _State:
+    if verdict.reason is Reason.BLOCKED:
+        return _State(False, "Blocked", "what was published before goes on being served")
     if not verdict.accepted:
         return _State(False, "NotAccepted", "it is left out of the configuration")
     if verdict.reason is Reason.PENDING:
         return _State(False, "Pending", verdict.message)
     pods = len(serving.answers)
+    if serving.blocked and not pods:
+        return _State(False, "Blocked", serving.blocked)
     if not pods:
         return _State(False, "NoPods", f"no pod of the tier is ready{_not_ready(serving)}")
     serve = serving.served_by(verdict.source, verdict.generation, was_programmed=was_programmed)
@@ -91,6 +95,8 @@ def _programmed(verdict: Verdict, serving: Serving, was_programmed: bool) -> _St
     count = f"{serve} of {pods} ready pods serve this generation{_not_ready(serving)}"
     if serve == pods:
         return _State(True, "Disabled" if verdict.reason is Reason.DISABLED else "Programmed", count)
+    if serving.blocked:
+        return _State(False, "Blocked", f"{count}; {serving.blocked}")
     error = serving.first_error()
     return _State(False, "Refused", f"{count}; {error}") if error else _State(False, "Waiting", count)
 

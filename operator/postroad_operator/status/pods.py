@@ -52,6 +52,8 @@ class Serving:
     answers: tuple[Answer, ...] = ()
     rolling: bool = False
     not_ready: int = 0
+    blocked: str = ""
+    """Why the wanted hash cannot be published; empty: it is."""
 
     @property
     def complete(self) -> bool:
