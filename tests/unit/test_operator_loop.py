@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import itertools
+import time
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from postroad_operator.compile import TierSettings
 from postroad_operator.handlers.cluster import INPUTS, Cluster, Watched, watched_of
 from postroad_operator.handlers.loop import Reconciler
 from postroad_operator.handlers.metrics import OperatorMetrics
+from postroad_operator.handlers.service import Backoffs
 from postroad_operator.handlers.tiers import Compiler
 from postroad_operator.handlers.writer import NotLeadingError, Writer
 from postroad_operator.publish import ApiError, Identity
@@ -256,3 +259,111 @@ async def test_programmed_follows_the_pods(world: World) -> None:
     await settle(world)
     assert programmed() == "True"
     assert world.metrics.registry.get_sample_value("postroad_operator_pods", {"tier": "default", "current": "true"})
+
+
+def found_condition(world: World, kind: str, which: str) -> dict[str, Any]:
+    conditions = world.server.objects[kind, "x"]["status"]["conditions"]
+    return next(dict(item) for item in conditions if item["type"] == which)
+
+
+async def test_a_publication_that_is_forbidden_is_told_and_heals(world: World) -> None:
+    await settle(world)
+    real = world.server.apply
+
+    async def apply(body: dict[str, Any], *, subresource: str = "") -> dict[str, Any]:
+        if body["kind"] == "ConfigMap":
+            raise ApiError(403, "PATCH configmaps/postroad-default: 403 Forbidden")
+        return await real(body, subresource=subresource)
+
+    world.server.apply = apply
+    world.server.put("AcceptedDomain", document("AcceptedDomain", {**DOMAIN, "domain": "other.example"}))
+    with pytest.raises(ApiError, match="Forbidden"):
+        await world.loop.reconcile()
+    told = found_condition(world, "AcceptedDomain", "Programmed")
+    assert (told["status"], told["reason"]) == ("False", "Blocked")
+    assert "configmaps/postroad-default: 403" in told["message"]
+    assert found_condition(world, "AcceptedDomain", "Reconciling")["status"] == "True"
+    world.server.apply = real
+    await settle(world)
+    assert found_condition(world, "AcceptedDomain", "Programmed")["reason"] == "NoPods"
+
+
+async def test_a_list_that_is_forbidden_is_told_by_what_has_changed_and_heals(world: World) -> None:
+    await settle(world)
+    world.loop._audited = float("-inf")
+    world.server.refuse = {"Secret"}
+    world.server.put("AcceptedDomain", document("AcceptedDomain", {**DOMAIN, "domain": "other.example"}))
+    with pytest.raises(ApiError, match="Forbidden"):
+        await world.loop.reconcile()
+    told = found_condition(world, "AcceptedDomain", "Accepted")
+    assert (told["status"], told["reason"]) == ("False", "Blocked")
+    assert "GET Secret: 403" in told["message"]
+    assert found_condition(world, "ReceiveConnector", "Accepted")["status"] == "True"
+    assert world.resources() == "2"
+    world.server.refuse = set()
+    await settle(world)
+    assert found_condition(world, "AcceptedDomain", "Accepted")["status"] == "True"
+
+
+async def test_an_operator_that_never_could_list_says_so(world: World) -> None:
+    world.server.refuse = {"Secret"}
+    with pytest.raises(ApiError, match="Forbidden"):
+        await world.loop.reconcile()
+    assert found_condition(world, "ReceiveConnector", "Stalled")["reason"] == "Blocked"
+    assert ("ConfigMap", "postroad-default") not in world.server.objects
+
+
+@pytest.mark.parametrize(("jump", "times"), [(-10 * 365 * 86400.0, 2), (10 * 365 * 86400.0, 2), (1.0, 1)])
+async def test_a_clock_that_jumps_has_certificates_looked_at_again(
+    world: World, monkeypatch: pytest.MonkeyPatch, jump: float, times: int
+) -> None:
+    await settle(world)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + jump)
+    await settle(world)
+    assert world.compilations() == times
+
+
+def test_a_watch_is_never_given_up() -> None:
+    waits = list(itertools.islice(Backoffs(), 1000))
+    assert len(waits) == 1000
+    assert max(waits) <= 10
+
+
+@pytest.mark.parametrize("kind", INPUTS)
+async def test_indexes_that_lack_what_a_list_holds_are_told(world: World, kind: str) -> None:
+    extra = {"metadata": {"name": "y"}} if kind not in KINDS else document(kind, RECEIVE)
+    world.server.put(kind, extra)
+    world.cluster.blind = {kind}
+    await world.loop.reconcile()
+    assert world.metrics.registry.get_sample_value("postroad_operator_watch_complete") == 0
+    world.cluster.blind = set()
+    await settle(world)
+    assert world.metrics.registry.get_sample_value("postroad_operator_watch_complete") == 1
+
+
+async def test_a_service_that_hides_clients_is_seen_and_heals(world: World) -> None:
+    relay = {"principal": "Anonymous", "permissions": ["SMTP-Submit", "SMTP-Accept-Any-Recipient"]}
+    spec = {**RECEIVE, "remoteIPRanges": ["10.0.0.0/8"], "grants": [relay]}
+    world.server.put("ReceiveConnector", document("ReceiveConnector", spec))
+    (port,) = {binding["port"] for binding in spec["bindings"]}
+    service = {
+        "metadata": {"name": "front"},
+        "spec": {
+            "type": "LoadBalancer",
+            "externalTrafficPolicy": "Cluster",
+            "selector": {"postroad.dev/tier": "default"},
+            "ports": [{"port": 25, "targetPort": port}],
+        },
+    }
+    await settle(world)
+    assert found_condition(world, "ReceiveConnector", "Accepted")["status"] == "True"
+    world.server.put("Service", service)
+    await settle(world)
+    told = found_condition(world, "ReceiveConnector", "Accepted")
+    assert told["reason"] == "ClientAddressesHidden"
+    assert "Service front" in told["message"]
+    service["spec"] = {**service["spec"], "externalTrafficPolicy": "Local"}  # type: ignore[dict-item]
+    world.server.put("Service", service)
+    await settle(world)
+    assert found_condition(world, "ReceiveConnector", "Accepted")["status"] == "True"
