@@ -21,14 +21,15 @@ def check_auth(connector: ConnectorPolicy, session: SessionFacts, mechanism: str
     """Decide whether the session may log in with a SASL mechanism, before any credentials.
 
     ``BasicAuthRequireTLS`` qualifies ``BasicAuth``: with both on, TLS is needed. Both stand for whatever carries
-    credentials that were given to the user (passwords, SCRAM, bearer tokens); ``Integrated`` for :data:`INTEGRATED`;
-    ``TLS`` for EXTERNAL. An unknown mechanism is judged like a password.
+    credentials that were given to the user (passwords, SCRAM, bearer tokens); ``Integrated`` for :data:`INTEGRATED`,
+    after TLS only where TLS is required anyway (who overhears NTLM can guess at leisure); ``TLS`` for EXTERNAL, where
+    the client showed a certificate. An unknown mechanism is judged like a password.
     """
     mechanisms = connector.config.auth_mechanisms
     field = f"{connector.config.source} spec.authMechanisms"
     needs_tls = mechanism in NEEDS_TLS
     if mechanism in INTEGRATED:
-        means = AuthMechanism.INTEGRATED
+        means, needs_tls = AuthMechanism.INTEGRATED, connector.config.require_tls
     elif mechanism == "EXTERNAL":
         means = AuthMechanism.TLS
     elif AuthMechanism.BASIC_AUTH_REQUIRE_TLS in mechanisms:
