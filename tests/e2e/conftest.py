@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -29,3 +30,11 @@ def start_tier(tmp_path: Path) -> Iterator[Callable[..., Tier]]:
     for tier in tiers:
         if tier.process is not None and tier.process.poll() is None:
             tier.stop()
+
+
+@pytest.fixture
+def postfix_home() -> Iterator[Path]:
+    """A directory that the postfix user can reach (pytest's own temporary directories are private to root)."""
+    with tempfile.TemporaryDirectory(prefix="postfix-", dir="/tmp") as home:
+        Path(home).chmod(0o755)
+        yield Path(home)

@@ -6,8 +6,10 @@ and nothing but the cause has to go away.
 
 from __future__ import annotations
 
+import shutil
 import smtplib
 import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -17,9 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mail_sink import mail_sink
 from name_server import name_server
 from partner_kit import HOUR, Ca, CrlServer, Issued, crl_server
+from postfix_kit import postfix
 from running_tier import Manifests, Tier, document, free_port, wait_for
+
+from postroad_transport.config.files import load
+from postroad_transport.supervisor.process import SERVED_DIRECTORY
 
 A, B = "a.example", "b.example"
 
@@ -145,6 +152,7 @@ class World:
     a: Organisation
     b: Organisation
     crl: CrlServer
+    resolver: int
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +161,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     for domain in (A, B):
         records[f"{domain}.", "MX"] = [f"10 mx.{domain}."]
         records[f"mx.{domain}.", "A"] = ["127.0.0.1"]
+    records["postfix.example.", "MX"] = ["10 mx.postfix.example."]
+    records["mx.postfix.example.", "A"] = ["127.0.0.1"]
     with name_server(records) as resolver, crl_server() as crl:
         now = time.time()
         a, b = (
@@ -171,7 +181,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         try:
             for tier in tiers:
                 tier.start()
-            yield World(a, b, crl)
+            yield World(a, b, crl, resolver)
         finally:
             for tier in tiers:
                 if tier.process is not None and tier.process.poll() is None:
@@ -387,3 +397,78 @@ def test_many_sessions_at_once_are_all_proved(world: World, tmp_path: Path) -> N
     for thread in threads:
         thread.join(60)
     assert codes == [250] * 50
+
+
+needs_postfix = pytest.mark.skipif(
+    shutil.which("postfix") is None, reason="needs Debian's postfix (apt-get install postfix)"
+)
+
+
+def pem_file(issued: Issued, home: Path) -> str:
+    file = home / "key-and-chain.pem"
+    file.write_bytes(issued.key_pem + issued.chain_pem)
+    return str(file)
+
+
+@needs_postfix
+def test_postfix_sends_as_a_partner_with_its_certificate_and_waits_without(world: World, postfix_home: Path) -> None:
+    relay = {"relayhost": f"[127.0.0.1]:{world.b.port}", "smtp_tls_security_level": "encrypt"}
+    certified = relay | {"smtp_tls_chain_files": pem_file(world.a.ca.issue(A), postfix_home)}
+
+    def send(config: Path, subject: str) -> None:
+        subprocess.run(
+            ["sendmail", "-C", str(config), "-f", f"alice@{A}", f"bob@{B}"],
+            input=f"From: alice@{A}\nSubject: {subject}\n\nhello\n".encode(),
+            check=True,
+            timeout=30,
+        )
+
+    with postfix(postfix_home / "with", certified) as config:
+        send(config, "postfix with")
+        (message,) = wait_for(lambda: world.b.got("postfix with"), timeout=30, what="Postfix's message")
+    assert f"AuthDomain: {A}".encode() in message
+    with postfix(postfix_home / "without", relay) as config:
+        send(config, "postfix without")
+
+        def queued() -> str:
+            return subprocess.run(
+                ["postqueue", "-c", str(config), "-p"], capture_output=True, text=True, check=False
+            ).stdout
+
+        wait_for(lambda: "451 4.7.5 Mail from a.example needs mutual TLS" in queued(), timeout=30, what="a deferral")
+    assert world.b.got("postfix without") == []
+
+
+@needs_postfix
+def test_postfix_that_demands_a_certificate_takes_our_mail(world: World, postfix_home: Path) -> None:
+    port = free_port()
+    authority = postfix_home / "a.pem"
+    authority.write_text(world.a.ca.pem)
+    with mail_sink() as sink:
+        settings = {
+            "relayhost": f"[127.0.0.1]:{sink.port}",
+            "smtpd_tls_security_level": "encrypt",
+            "smtpd_tls_req_ccert": "yes",
+            "smtpd_tls_CAfile": str(authority),
+            "smtpd_tls_chain_files": pem_file(world.b.ca.issue("postfix.example"), postfix_home),
+            "smtpd_recipient_restrictions": "permit_mynetworks,reject",
+        }
+        spec = world.a.manifests.documents["partner"]["spec"] | {
+            "addressSpaces": [{"domain": "postfix.example"}],
+            "dns": {"resolvers": [f"127.0.0.1:{world.resolver}"], "port": port},
+            "domainSecurity": {"domains": [{"domain": "postfix.example"}]},
+        }
+        with postfix(postfix_home / "instance", settings, port=port):
+            world.a.put("SendConnector", "postfix", spec)
+            secured = {"direction": "out", "domain": "postfix.example", "result": "ok"}
+            with smtplib.SMTP("127.0.0.1", world.a.inside, timeout=30) as client:
+                wait_for(lambda: client.noop()[0] == 250 and routed(world.a, "postfix.example"), what="the connector")
+                client.sendmail(f"alice@{A}", ["bob@postfix.example"], "Subject: x\r\n\r\nhello\r\n")
+            wait_for(lambda: sink.recipients["bob@postfix.example"] == 1, timeout=30, what=world.a.waiting())
+            assert world.a.tier.metric("postroad_domain_security_total", **secured) >= 1
+
+
+def routed(organisation: Organisation, domain: str) -> bool:
+    """Tell whether the tier serves a send connector for `domain`."""
+    config, _ = load(organisation.tier.state_dir / SERVED_DIRECTORY)
+    return any(space.domain == domain for connector in config.send_connectors for space in connector.address_spaces)
