@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from postroad_transport.config import AuthMechanism, Certificate
-from postroad_transport.policy.certificate import Selection, covers, reason, select
+from postroad_transport.policy.certificate import Selection, covers, names_served, reason, select, served_for
 
 NOW = 1000.0
 TLS = (AuthMechanism.TLS,)
@@ -152,6 +152,7 @@ certificates = st.builds(
     not_before=st.sampled_from((0.0, 10.0, 20.0)),
     not_after=st.sampled_from((500.0, 1500.0)),
     key_file=st.sampled_from(("", "key")),
+    key_algorithm=st.sampled_from(("", "RSA", "ECDSA")),
 )
 
 
@@ -219,3 +220,78 @@ def test_selection_agrees_with_the_rules_read_aloud_and_not_with_the_stores_orde
 )
 def test_the_choice_is_explained_in_a_sentence(certificates, mechanisms, said):
     assert reason("mail.example.com", certificates, mechanisms, now=NOW) == said
+
+
+def kinds(*items: tuple[str, str], **fields) -> list[Certificate]:
+    return [certificate(name, key_algorithm=kind, **fields) for name, kind in items]
+
+
+def test_beside_the_choice_stands_the_best_of_each_other_kind_of_key():
+    rsa = certificate("rsa", key_algorithm="RSA", not_before=30)
+    older = certificate("older", key_algorithm="RSA", not_before=25)
+    ecdsa = certificate("ecdsa", key_algorithm="ECDSA", not_before=20)
+    oldest = certificate("oldest", key_algorithm="ECDSA", not_before=10)
+    edwards = certificate("edwards", key_algorithm="Ed25519", not_before=5)
+    chosen = select("mail.example.com", [oldest, edwards, older, ecdsa, rsa], TLS, now=NOW)
+    assert chosen == Selection(rsa, True, (), (ecdsa, edwards))
+    assert chosen.presented == (rsa, ecdsa, edwards)
+
+
+@pytest.mark.parametrize(
+    ("flaw", "fields"),
+    [
+        ("the same kind", {"key_algorithm": "RSA"}),
+        ("a kind nobody knows", {"key_algorithm": ""}),
+        ("self-signed", {"self_signed": True}),
+        ("expired", {"not_after": NOW - 1}),
+        ("not valid yet", {"not_before": NOW + 1}),
+        ("another name", {"dns_names": ("other.example.com",)}),
+        ("no key", {"key_file": ""}),
+        ("another service", {"services": ("IMAP",)}),
+    ],
+)
+def test_nothing_worth_less_stands_beside_a_ca_issued_choice(flaw, fields):
+    choice = certificate("choice", key_algorithm="RSA", not_before=NOW)
+    other = certificate("other", **{"key_algorithm": "ECDSA", "not_before": 1.0, **fields})
+    selection = select("mail.example.com", [choice, other], TLS, now=NOW)
+    if flaw == "not valid yet":
+        # The newest is the choice, valid or not: the one before stands beside it.
+        assert selection == Selection(other, True, (), (choice,))
+    else:
+        assert selection == Selection(choice, True, ())
+
+
+def test_a_choice_of_unknown_kind_stands_alone():
+    assert select("mail.example.com", [certificate("c"), *kinds(("rsa", "RSA"))], TLS, now=NOW).beside == ()
+
+
+def test_self_signed_certificates_stand_beside_a_self_signed_choice():
+    both = kinds(("a", "ECDSA"), ("b", "RSA"), self_signed=True)
+    assert select("mail.example.com", both, TLS, now=NOW).presented == tuple(both)
+
+
+def test_an_expired_choice_raises_its_event_beside_a_valid_one():
+    expired = certificate("a", key_algorithm="ECDSA", not_before=20, not_after=NOW - 1)
+    valid = certificate("b", key_algorithm="RSA", not_before=10)
+    assert select("mail.example.com", [expired, valid], TLS, now=NOW) == Selection(expired, True, (12016,), (valid,))
+
+
+def test_the_sentence_names_what_stands_beside_the_choice():
+    said = reason("mail.example.com", kinds(("a", "ECDSA"), ("b", "RSA")), TLS, now=NOW)
+    assert said == (
+        "the newest CA-issued one of 2 that hold mail.example.com; ECDSA, with b (RSA) beside it for clients that"
+        " take the other kind of key"
+    )
+
+
+@given(st.sampled_from(NAMES), st.lists(certificates, max_size=8))
+def test_a_name_that_is_asked_gets_what_a_connector_of_that_name_would(name, store):
+    expected = select(name, store, TLS, now=NOW)
+    found = served_for(name, names_served(store, now=NOW))
+    assert (found or Selection(None, False, (12014,))) == expected
+    assert served_for(name.upper() + ".", names_served(store, now=NOW)) == found
+
+
+@pytest.mark.parametrize("name", ["", ".", "*.example.com", "nothing", "..", "a..b", "\ufffd"])
+def test_a_strange_name_gets_what_everybody_gets(name):
+    assert served_for(name, names_served([certificate()], now=NOW)) is None

@@ -282,3 +282,11 @@ def test_a_name_that_a_certificate_covers_is_not_warned_of() -> None:
         rconn("a", authMechanisms=["TLS"]), rconn("b", fqdn="a.mx.example", bindings=[{"port": 1}]), names
     )
     assert all(item.warnings == () for item in result.verdicts)
+
+
+@pytest.mark.parametrize("policy", list(config.TlsPolicy))
+def test_the_tls_policy_is_the_connectors_and_modern_where_none_is_given(policy):
+    (given,) = compiled(rconn(tlsPolicy=policy.value)).config.receive_connectors
+    assert given.tls_policy is policy
+    (default,) = compiled(rconn()).config.receive_connectors
+    assert default.tls_policy is config.TlsPolicy.MODERN

@@ -144,3 +144,10 @@ def test_a_certificate_that_could_not_be_issued_is_refused_with_the_cause() -> N
 def test_a_certificate_from_a_missing_secret_is_refused() -> None:
     result = verdict(compiled(tcert(secretRef={"name": "tls"})), "c")
     assert (result.reason, result.message[:15]) == (Reason.REF_NOT_FOUND, "spec.secretRef:")
+
+
+@pytest.mark.parametrize("policy", [None, *config.TlsPolicy])
+def test_a_tls_policy_is_the_connectors_choice(policy):
+    given = {"tlsPolicy": policy.value} if policy else {}
+    (part,) = compiled(sconn(**given)).config.send_connectors
+    assert part.tls_policy is policy
