@@ -117,14 +117,12 @@ def test_a_principal_sends_as_itself_only(site: Site):
 def test_gnu_sasl_logs_in_with_a_kerberos_ticket(site: Site):
     before = site.logins("GSSAPI", "ok")
     environment = site.realm.environment | {"KRB5CCNAME": f"FILE:{site.realm.log_in('alice', 'secret')}"}
-    command = ["gsasl", "--smtp", "--mechanism", "GSSAPI", "--authentication-id", "alice"]
+    command = ["gsasl", "--smtp", "--starttls", "--mechanism", "GSSAPI", "--authentication-id", "alice"]
     command += ["--authorization-id", "alice", "--service", "smtp", "--hostname", "localhost"]
     command += [f"--x509-ca-file={site.tier.run['ca']}", "localhost", str(site.port)]
-    done = subprocess.run(
-        command, input="", capture_output=True, text=True, check=False, env=environment, timeout=60
-    )
+    done = subprocess.run(command, input="", capture_output=True, text=True, check=False, env=environment, timeout=60)
     assert done.returncode == 0, (done.stdout, done.stderr)
-    assert site.logins("GSSAPI", "ok") == before + 1
+    assert site.logins("GSSAPI", "ok") == before + 1, (done.stdout, done.stderr)
 
 
 def test_without_a_ticket_nobody_gets_in(site: Site):
