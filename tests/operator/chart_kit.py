@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -227,7 +226,6 @@ def values_matrix() -> dict[str, list[str]]:
     monitors = "metrics.rules.enabled=true,metrics.dashboard.enabled=true,metrics.rules.labels.team=mail"
     return {
         "defaults": [],
-        "webhook": ["--set", "webhook.enabled=true,webhook.failurePolicy=Fail"],
         "all namespaces": ["--set", "operator.allNamespaces=true,tier.clientAddressesHidden=true"],
         "edge, node ports": ["--set", "tier.role=edge,transport.service.type=NodePort,transport.replicas=1"],
         "internal": ["--set", "transport.service.type=ClusterIP,transport.spool.storageClassName=fast"],
@@ -252,6 +250,8 @@ def values_matrix() -> dict[str, list[str]]:
         ],
         "pod monitors": ["--set", f"{monitors},metrics.podMonitor.enabled=true"],
         "service monitors": ["--set", f"{monitors},metrics.serviceMonitor.enabled=true"],
+        "webhook": ["--set", "webhook.enabled=true,webhook.failurePolicy=Fail"],
+        "token reviews": ["--set", "transport.reviewTokens=true"],
         "no policies": ["--set", "networkPolicy.enabled=false,crds.upgrade=false,test.enabled=false"],
         "narrow policies": [
             *("--set-json", 'networkPolicy.smtpFrom=[{"ipBlock":{"cidr":"192.0.2.0/24"}}]'),
@@ -284,14 +284,14 @@ def values_matrix() -> dict[str, list[str]]:
     }
 
 
-def namespaced_objects(plane: ControlPlane, namespace: str) -> Iterator[str]:
-    """Yield what in a namespace belongs to the release, as KIND/NAME."""
+def release_objects(plane: ControlPlane, namespace: str) -> dict[str, dict[str, Any]]:
+    """Return what in a namespace belongs to the release, by KIND/NAME."""
     kinds = (
         "deployment,statefulset,service,serviceaccount,role,rolebinding,configmap,secret,networkpolicy,pdb,hpa,job"
     )
     ours = "receiveconnector,sendconnector,accepteddomain,transportcertificate"
     output = plane.kubectl(
-        *("get", f"{kinds},{ours}", "-n", namespace, "-o", "name"),
+        *("get", f"{kinds},{ours}", "-n", namespace, "-o", "json"),
         *("-l", f"app.kubernetes.io/managed-by=Helm,app.kubernetes.io/instance={RELEASE}"),
     )
-    yield from (line for line in output.splitlines() if "/" in line)
+    return {f"{item['kind']}/{item['metadata']['name']}": item for item in json.loads(output)["items"]}

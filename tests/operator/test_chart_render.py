@@ -129,6 +129,8 @@ FLAGS = [
     "metrics.dashboard.enabled",
     "crds.upgrade",
     "test.enabled",
+    "webhook.enabled",
+    "transport.reviewTokens",
 ]
 
 
