@@ -260,7 +260,7 @@ def _route(delivery: Delivery) -> list[tuple[str, ...]]:
         (escape(delivery.recipient), f"{escape(delivery.connector)} to {escape(delivery.destination)}", why)
     ]
     if delivery.tls:
-        rows.append(("", escape(delivery.tls), ""))
+        rows.append(("", "session", escape(delivery.tls)))
     rows += [("", f"[green]added[/] {escape(line)}", "") for line in delivery.added]
     return rows + [
         ("", f"[red]stripped[/] {escape(item.header)}", escape(f"needs {item.missing}: {item.field}"))
