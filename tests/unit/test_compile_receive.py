@@ -263,7 +263,7 @@ def test_an_acknowledgement_that_is_not_needed_is_warned_of() -> None:
             "spec.bindings[0].tls",
         ),
         ({"protocolLogging": True}, "spec.protocolLogging: accepted but not acted upon yet"),
-        ({"authMechanisms": ["Integrated"]}, "spec.authMechanisms: accepted but not acted upon yet"),
+        ({"authMechanisms": ["Integrated"]}, "spec.authMechanisms: Integrated offers nothing"),
         (
             {"authMechanisms": ["TLS"], "fqdn": "other.example"},
             "no TransportCertificate holds the name other.example",
