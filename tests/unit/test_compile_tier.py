@@ -9,7 +9,7 @@ import msgspec
 from compile_kit import HASH, adom, compiled, config_map, rconn, read, reasons, sconn, secret, tcert, verdict, warned
 from hypothesis import given
 from hypothesis import strategies as st
-from resource_cases import BROKEN, SOUND, document
+from resource_cases import BROKEN, SEND, document
 
 from postroad_operator.compile import Compilation, Reason, Snapshot, TierSettings, compile_tier, tiers
 from postroad_operator.resources import Ignored, Invalid, Resource, parse
@@ -62,7 +62,7 @@ def test_each_resource_gets_a_verdict_and_a_bad_one_takes_nothing_from_the_other
 
 
 def test_generations_of_what_is_accepted_are_in_the_configuration() -> None:
-    accepted = read(document("SendConnector", SOUND[6][1], name="s", generation=7))
+    accepted = read(document("SendConnector", SEND, name="s", generation=7))
     refused = read(document("AcceptedDomain", {"domain": "a.example"}, name="d", generation=3))
     assert compiled(accepted, refused).config.generations == {"SendConnector/default/s": 7}
 
