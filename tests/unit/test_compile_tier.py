@@ -9,7 +9,7 @@ import msgspec
 from compile_kit import HASH, adom, compiled, config_map, rconn, read, reasons, sconn, secret, tcert, verdict, warned
 from hypothesis import given
 from hypothesis import strategies as st
-from resource_cases import BROKEN, SEND, document
+from resource_cases import BROKEN, SEND, SOUND, document
 
 from postroad_operator.compile import Compilation, Reason, Snapshot, TierSettings, compile_tier, tiers
 from postroad_operator.resources import Ignored, Invalid, Resource, parse
