@@ -226,6 +226,7 @@ def values_matrix() -> dict[str, list[str]]:
     monitors = "metrics.rules.enabled=true,metrics.dashboard.enabled=true,metrics.rules.labels.team=mail"
     return {
         "defaults": [],
+        "kind": ["--values", str(CHART / "ci" / "kind-values.yaml")],
         "all namespaces": ["--set", "operator.allNamespaces=true,tier.clientAddressesHidden=true"],
         "edge, node ports": ["--set", "tier.role=edge,transport.service.type=NodePort,transport.replicas=1"],
         "internal": ["--set", "transport.service.type=ClusterIP,transport.spool.storageClassName=fast"],

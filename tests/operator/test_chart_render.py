@@ -16,7 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
+from postroad_operator.compile import Snapshot, TierSettings, compile_tier
 from postroad_operator.handlers.metrics import OperatorMetrics
+from postroad_operator.resources import read
+from postroad_transport.config import Role
 from postroad_transport.telemetry.metrics import Metrics
 
 MATRIX = values_matrix()
@@ -151,6 +154,33 @@ def test_switches_can_be_combined_freely(flags: list[bool], role: str, service: 
         assert len(item["metadata"]["name"]) <= 63
         if item["apiVersion"].startswith("postroad.dev/"):
             assert item["spec"]["tier"] == tier
+
+
+@pytest.mark.parametrize("name", ["defaults", "kind", "edge, node ports", "proxy protocol", "own defaults"])
+def test_default_resources_are_accepted_without_an_avoidable_warning(name: str, tmp_path: Path) -> None:
+    values = [*MATRIX[name], "--set-json", "defaults.certificate.source={}"]
+    if name == "own defaults":
+        values += ["--set", "defaults.submission.existingSecret="]
+    objects = documents(rendered("mail", *values))
+    arguments = objects["Deployment/pr-operator"]["spec"]["template"]["spec"]["containers"][0]["args"]
+    wanted = [item for item in objects.values() if item["apiVersion"].startswith("postroad.dev/")]
+    wanted += [item for item in objects.values() if item["kind"] == "Secret"]
+    (tmp_path / "all.yaml").write_text(yaml.safe_dump_all(wanted))
+    manifests = read(tmp_path)
+    assert (manifests.faults, manifests.notes) == ([], [])
+    settings = TierSettings(
+        role=Role.EDGE if "--role=edge" in arguments else Role.HUB,
+        hostname="mail.example",
+        client_addresses_visible="--client-addresses-hidden" not in arguments,
+    )
+    verdicts = compile_tier(Snapshot(settings, tuple(manifests.objects))).verdicts
+    assert len(verdicts) >= 4
+    for verdict in verdicts:
+        assert verdict.accepted, verdict
+        # Where a tier cannot see its clients, bans are off, and it is told.
+        told = [warning for warning in verdict.warnings if "does not see its clients' addresses" not in warning]
+        assert told == []
+        assert settings.client_addresses_visible <= (not verdict.warnings)
 
 
 def transport_template(*values: str, chart: Path = CHART) -> Any:
