@@ -303,3 +303,92 @@ async def test_header_of_an_untrusted_peer_is_just_a_bad_command(make_tier):
     assert (await line.reply())[:3] == "220"
     await line.send(HEADER)
     assert await line.reply() == "500 5.5.1 Command not recognized"
+
+
+async def until(condition) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def old(pem) -> ssl.SSLContext:
+    context = ssl.create_default_context(cadata=pem[0].decode())
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers("ECDHE-ECDSA-AES128-SHA")
+    return context
+
+
+@pytest.mark.parametrize("mode", [TlsMode.STARTTLS, TlsMode.IMPLICIT])
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: mail.example.com\r\n\r\n", "not_tls"),
+        (b"\x16\x03\x01\x00\x04\x02\x00\x00\x00", "protocol_error"),
+        (b"", "disconnected"),
+    ],
+)
+async def test_a_failed_handshake_is_counted_and_logged_by_its_reason(tls_tier, mode, said, reason):
+    tier = await tls_tier(bindings=(Binding(port=0, tls=mode),))
+    line = await tier.connect()
+    if mode is TlsMode.STARTTLS:
+        await line.start()
+        await line.ask("STARTTLS")
+    await line.send(said)
+    if not said:
+        line.close()
+    await until(lambda: tier.count("postroad_tls_handshakes_total", direction="in", version="", result=reason))
+    assert '"tls.failed"' in tier.events()
+    assert f'"reason":"{reason}"' in tier.events()
+    assert '"connector":"internet","client":"127.0.0.1"' in tier.events()
+
+
+async def test_a_suite_that_the_policy_forbids_is_a_reason_of_its_own(tls_tier, pem):
+    tier = await tls_tier()
+    line = await tier.connect()
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        await secure(line, old(pem))
+    await until(lambda: tier.count("postroad_tls_handshakes_total", result="no_shared_cipher"))
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_a_client_that_refuses_the_certificate_is_counted_as_such(tls_tier, version):
+    tier = await tls_tier()
+    distrusting = ssl.create_default_context()
+    distrusting.maximum_version = version
+
+    def connect() -> None:
+        # asyncio's own client hangs up without sending its alert.
+        with smtplib.SMTP("127.0.0.1", tier.ports[0], timeout=10) as client:
+            client.starttls(context=distrusting)
+
+    with pytest.raises(ssl.SSLCertVerificationError):
+        await asyncio.to_thread(connect)
+    await until(lambda: tier.count("postroad_tls_handshakes_total", result="certificate_refused"))
+
+
+async def test_a_flood_of_failed_handshakes_is_counted_whole_and_logged_in_part(tls_tier):
+    tier = await tls_tier(bindings=(Binding(port=0, tls=TlsMode.IMPLICIT),))
+    for _ in range(50):
+        line = await tier.connect()
+        await line.send(b"EHLO this.is.no.tls\r\n")
+        line.close()
+    await until(lambda: tier.count("postroad_tls_handshakes_total", direction="in") == 50)
+    assert tier.events().count('"tls.failed"') == 10
+
+
+async def test_clients_that_never_finish_their_handshake_count_towards_the_caps(tls_tier, client_tls):
+    tier = await tls_tier(
+        bindings=(Binding(port=0, tls=TlsMode.IMPLICIT),), limits=ReceiveLimits(connections_per_source=2)
+    )
+    mute = [await tier.connect() for _ in range(2)]
+    await until(lambda: sum(tier.listeners.sessions._by_source.values()) == 2)
+    refused = await tier.connect()
+    assert await refused.at_end()
+    assert tier.count("postroad_sessions_refused_total", reason="connections_per_source") == 1
+    mute[0].close()
+    await until(lambda: sum(tier.listeners.sessions._by_source.values()) == 1)
+    line = await tier.connect(ssl=client_tls, server_hostname=NAME)
+    assert (await line.reply()).startswith("220")
+    assert sum(tier.listeners.sessions._by_source.values()) == 2
+    assert (await line.ask("QUIT")).startswith("221")
+    await until(lambda: sum(tier.listeners.sessions._by_source.values()) == 1)

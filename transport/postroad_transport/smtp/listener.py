@@ -10,15 +10,14 @@ import asyncio
 import contextlib
 import ipaddress
 import socket
-import ssl
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from postroad_transport.config import TierConfig, TlsMode
 from postroad_transport.smtp.proxy import ProxyHeaderError, read_header
-from postroad_transport.smtp.reception import Reception, handshake_failure
-from postroad_transport.smtp.serving import Serving
+from postroad_transport.smtp.reception import Reception
+from postroad_transport.smtp.serving import PreparedConnector, Serving
 from postroad_transport.smtp.sessions import Sessions
 
 PROXY_HEADER_TIMEOUT = 5.0
@@ -120,19 +119,13 @@ class _Port:
         handed_over = False
         try:
             peer = await self._client(sock, peer)
-            context = self._context(peer) if self.plan.implicit_tls else None
-            factory = _Factory(self._sessions, self.plan.port, loop, peer)
+            connector = self._connector(peer) if self.plan.implicit_tls else None
             # From here on the socket belongs to the transport.
             handed_over = True
-            if context is None:
-                await loop.connect_accepted_socket(factory, sock)
-                return
-            try:
-                await loop.connect_accepted_socket(
-                    factory, sock, ssl=context, ssl_handshake_timeout=TLS_HANDSHAKE_TIMEOUT
-                )
-            except OSError as error:
-                metrics.tls_handshakes.labels("in", "", handshake_failure(error)).inc()
+            if connector is None:
+                await loop.connect_accepted_socket(_Factory(self._sessions, self.plan.port, loop, peer), sock)
+            else:
+                await self._shake_hands(loop, sock, peer, connector)
         except ProxyHeaderError:
             metrics.sessions_refused.labels("proxy_header").inc()
         except _NotServedError as error:
@@ -144,6 +137,27 @@ class _Port:
             if not handed_over:
                 sock.close()
 
+    async def _shake_hands(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        peer: tuple[str, int],
+        connector: PreparedConnector,
+    ) -> None:
+        # Else clients that never finish would be beyond the caps.
+        release = self._sessions.reserve(connector, peer[0])
+        try:
+            await loop.connect_accepted_socket(
+                _Factory(self._sessions, self.plan.port, loop, peer, release),
+                sock,
+                ssl=connector.tls_context,
+                ssl_handshake_timeout=TLS_HANDSHAKE_TIMEOUT,
+            )
+        except OSError as error:
+            self._sessions.tls_failed(connector.config.name, peer[0], error)
+        finally:
+            release()
+
     async def _client(self, sock: socket.socket, peer: tuple[str, int]) -> tuple[str, int]:
         """Return the client's address: the peer's, or the one a trusted proxy names."""
         if not self._is_trusted(peer[0]):
@@ -154,8 +168,8 @@ class _Port:
         except TimeoutError:
             raise ProxyHeaderError("no header in time") from None
 
-    def _context(self, peer: tuple[str, int]) -> ssl.SSLContext:
-        """Return the TLS context for a client. Raises _NotServedError where it gets no session."""
+    def _connector(self, peer: tuple[str, int]) -> PreparedConnector:
+        """Return the connector, with a certificate, for a client. Raises _NotServedError where it gets no session."""
         serving = self._sessions.serving
         policy = serving.tier.connectors.select(self.plan.port, peer[0])
         if policy is None:
@@ -166,7 +180,7 @@ class _Port:
             raise _NotServedError(refusal[0])
         if connector.tls_context is None:
             raise _NotServedError("no_certificate")
-        return connector.tls_context
+        return connector
 
     def _is_trusted(self, address: str) -> bool:
         if not self._trusted:
@@ -187,7 +201,7 @@ class _NotServedError(Exception):
 class _Factory:
     """Makes the session of a connection."""
 
-    __slots__ = ("_loop", "_peer", "_port", "_sessions")
+    __slots__ = ("_loop", "_peer", "_port", "_release", "_sessions")
 
     def __init__(
         self,
@@ -195,14 +209,16 @@ class _Factory:
         port: int,
         loop: asyncio.AbstractEventLoop,
         peer: tuple[str, int] | None = None,
+        release: Callable[[], None] | None = None,
     ) -> None:
         self._sessions = sessions
         self._port = port
         self._loop = loop
         self._peer = peer
+        self._release = release
 
     def __call__(self) -> Reception:
-        return Reception(self._sessions, self._port, peer=self._peer, loop=self._loop)
+        return Reception(self._sessions, self._port, peer=self._peer, loop=self._loop, release=self._release)
 
 
 class Listeners:

@@ -27,6 +27,7 @@ from postroad_transport.smtp.lines import Flaw
 from postroad_transport.smtp.partners import PartnerVerbs
 from postroad_transport.smtp.sessions import BANNED, Sessions
 from postroad_transport.smtp.writer import ReplyWriter
+from postroad_transport.tls.failures import refused_afterwards
 
 log = logging.getLogger("postroad.smtp")
 
@@ -46,6 +47,8 @@ class Reception(Exch50, AnonymousTls, PartnerVerbs):
         The port of the binding, as configured.
     peer : tuple, optional
         (address, port) of the client where a proxy named it.
+    release : callable, optional
+        Takes back that the session was counted in advance.
     """
 
     line_too_long_reply = replies.LINE_TOO_LONG
@@ -61,6 +64,7 @@ class Reception(Exch50, AnonymousTls, PartnerVerbs):
         *,
         peer: tuple[str, int] | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
+        release: Callable[[], None] | None = None,
     ) -> None:
         self.serving = sessions.serving
         super().__init__(
@@ -69,6 +73,7 @@ class Reception(Exch50, AnonymousTls, PartnerVerbs):
         self._sessions = sessions
         self._port = port
         self._peer = peer
+        self._release = release
         self._admitted = False
         self._certified = False
         self._between_commands = False
@@ -82,6 +87,8 @@ class Reception(Exch50, AnonymousTls, PartnerVerbs):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Select the connector, and begin or refuse the session."""
+        if self._release is not None:
+            self._release()
         self.transport = transport
         self._writer = ReplyWriter(transport)  # type: ignore[arg-type]  # a stream transport, always
         self.session = self._create_session()
@@ -111,7 +118,7 @@ class Reception(Exch50, AnonymousTls, PartnerVerbs):
         self._reset_timeout()
         if self.facts.tls:
             self._certified = self.facts.client_certificate = bool(self._presented())
-            self._count_handshake("ok")
+            self._count_handshake()
         self._handler_coroutine = self.loop.create_task(self._handle_client())
 
     def _refuse_connection(self, reason: str, reply: bytes) -> None:
@@ -127,6 +134,8 @@ class Reception(Exch50, AnonymousTls, PartnerVerbs):
         super().connection_lost(error)
         if self._admitted:
             self._admitted = False
+            if error is not None and refused_afterwards(error):
+                self._sessions.tls_failed(self.connector.config.name, self.facts.remote_ip, error)
             self._sessions.remove(self, self.connector, self.facts.remote_ip)
 
     def data_received(self, data: bytes) -> None:
@@ -312,16 +321,15 @@ class Reception(Exch50, AnonymousTls, PartnerVerbs):
         )
         self._reset_transaction()
         self._certified = self.facts.client_certificate = bool(self._presented())
-        self._count_handshake("ok")
+        self._count_handshake()
         return b""
 
-    def _count_handshake(self, result: str) -> None:
-        tls = self.transport and self.transport.get_extra_info("ssl_object")
-        version = (tls.version() if tls else None) or ""
-        self.serving.metrics.tls_handshakes.labels("in", version, result).inc()
+    def _count_handshake(self) -> None:
+        version = self.transport.get_extra_info("ssl_object").version() or ""
+        self.serving.metrics.tls_handshakes.labels("in", version, "ok").inc()
 
     def _tls_failed(self, error: TLSSetupException) -> None:
-        self._count_handshake(handshake_failure(error.__cause__))
+        self._sessions.tls_failed(self.connector.config.name, self.facts.remote_ip, error.__cause__)
         self._writer.closed = True
         self._ending = True
 
@@ -382,12 +390,3 @@ VERBS: dict[bytes, Verb] = {
 VERBS_OF_PARTNERS_AT_ONCE = {verb: method for verb, method in VERBS_AT_ONCE.items() if verb != b"MAIL"}
 """Of sessions whose client has presented a certificate: what it proves may have to be waited for."""
 VERBS_OF_PARTNERS: dict[bytes, Verb] = {**VERBS, b"MAIL": Reception.mail_of_partner}
-
-
-def handshake_failure(error: BaseException | None) -> str:
-    """Return a short fixed word for why a TLS handshake failed: a label value."""
-    if isinstance(error, ssl.SSLError):
-        return (error.reason or "protocol_error").lower()
-    if isinstance(error, TimeoutError):
-        return "timeout"
-    return "disconnected"

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
+from collections.abc import Callable
 from typing import Protocol
 
 from postroad_transport.auth.ban_store import ADDRESS
 from postroad_transport.auth.bans import Standing
 from postroad_transport.smtp import replies
 from postroad_transport.smtp.serving import PreparedConnector, Serving
+from postroad_transport.telemetry.sparing import SparingLog
+from postroad_transport.tls.failures import handshake_failure
 
 BANNED = "banned"
 """Label value of a connection refused by a ban."""
@@ -36,6 +39,7 @@ class Sessions:
         self._by_connector: Counter[str] = Counter()
         self._by_source: Counter[tuple[str, str]] = Counter()
         self._emptied = asyncio.Event()
+        self._failures = SparingLog()
 
     def __len__(self) -> int:
         return len(self._open)
@@ -55,6 +59,35 @@ class Sessions:
             return BANNED, replies.BANNED
         return None
 
+    def reserve(self, connector: PreparedConnector, ip: str) -> Callable[[], None]:
+        """Count a session in advance, while its TLS handshake goes on; return what takes that back, once."""
+        key = connector.config.name, ip
+        self._by_connector[key[0]] += 1
+        self._by_source[key] += 1
+        reserved = True
+
+        def release() -> None:
+            nonlocal reserved
+            if reserved:
+                reserved = False
+                self._leave(*key)
+
+        return release
+
+    def tls_failed(self, connector: str, ip: str, error: BaseException | None) -> None:
+        """Count a handshake that failed; log it, unless there have been many of its kind."""
+        serving, reason = self.serving, handshake_failure(error)
+        serving.metrics.tls_handshakes.labels("in", "", reason).inc()
+        self._failures.emit(
+            serving.events,
+            "tls.failed",
+            kind=reason,
+            now=serving.clock(),
+            connector=connector,
+            client=ip,
+            detail=getattr(error, "reason", None),
+        )
+
     def add(self, session: Stoppable, connector: PreparedConnector, ip: str) -> None:
         """Count a session in."""
         name = connector.config.name
@@ -66,15 +99,17 @@ class Sessions:
 
     def remove(self, session: Stoppable, connector: PreparedConnector, ip: str) -> None:
         """Count it out."""
-        name = connector.config.name
         self._open.discard(session)
+        self._leave(connector.config.name, ip)
+        connector.sessions_open.dec()
+        if not self._open:
+            self._emptied.set()
+
+    def _leave(self, name: str, ip: str) -> None:
         self._by_connector[name] -= 1
         self._by_source[name, ip] -= 1
         if not self._by_source[name, ip]:
             del self._by_source[name, ip]
-        connector.sessions_open.dec()
-        if not self._open:
-            self._emptied.set()
 
     async def drain(self, grace: float) -> int:
         """Ask every session to stop, wait up to `grace` seconds, then abort the rest and return their number.
