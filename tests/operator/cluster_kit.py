@@ -52,6 +52,7 @@ class Operator:
     log: Path
     options: tuple[str, ...] = ()
     port: int = field(default_factory=free_port)
+    environment: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Operator:
@@ -63,7 +64,7 @@ class Operator:
                     *("--lease-duration", "4"),
                     *self.options,
                 ],
-                env={**ENVIRONMENT, "KUBECONFIG": str(self.kubeconfig)},
+                env={**ENVIRONMENT, "KUBECONFIG": str(self.kubeconfig), **self.environment},
                 stdout=log,
                 stderr=log,
             )

@@ -9,13 +9,14 @@ import ipaddress
 import json
 import os
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -185,7 +186,7 @@ class ControlPlane:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         authority = Authority(directory)
-        self._authority = authority
+        self.authority = authority
         self._server = authority.issue("kube-apiserver")
         self._admin = authority.issue("admin", organization="system:masters")
         signing = ec.generate_private_key(ec.SECP256R1())
@@ -227,7 +228,7 @@ class ControlPlane:
             f"--secure-port={self.port}",
             f"--tls-cert-file={chain}",
             f"--tls-private-key-file={key}",
-            f"--client-ca-file={self._authority.path}",
+            f"--client-ca-file={self.authority.path}",
             f"--service-account-key-file={self.directory / 'accounts.pub'}",
             f"--service-account-signing-key-file={self.directory / 'accounts.key'}",
             "--service-account-issuer=https://kubernetes.default.svc",
@@ -241,6 +242,17 @@ class ControlPlane:
 
     def stop_server(self) -> None:
         self._end("kube-apiserver")
+
+    @contextlib.contextmanager
+    def frozen_server(self) -> Iterator[None]:
+        """Stop the API server in its tracks: connections stay, nothing is answered."""
+        process = self._processes["kube-apiserver"]
+        process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            process.send_signal(signal.SIGCONT)
+            wait_for(self._ready, timeout=60, what="the API server to go on")
 
     def stop(self) -> None:
         for name in reversed(list(self._processes)):
@@ -286,7 +298,7 @@ class ControlPlane:
 
     def user_kubeconfig(self, name: str) -> Path:
         """Return the kubeconfig of a user with no rights but those that roles give it."""
-        return self._write_kubeconfig(name, self._authority.issue(name))
+        return self._write_kubeconfig(name, self.authority.issue(name))
 
     def _ready(self) -> bool:
         process = self._processes["kube-apiserver"]
@@ -322,7 +334,7 @@ class ControlPlane:
         path = self.directory / f"{name.replace(':', '-')}.kubeconfig"
         cluster = {
             "server": f"https://127.0.0.1:{self.port}",
-            "certificate-authority-data": encode(self._authority.path),
+            "certificate-authority-data": encode(self.authority.path),
         }
         user = {"client-certificate-data": encode(pair[0]), "client-key-data": encode(pair[1])}
         path.write_text(
