@@ -1,6 +1,6 @@
 # One image for the operator and the transport tier, for amd64 and arm64:
 #   docker buildx build --platform linux/amd64,linux/arm64 --build-arg SOURCE_DATE_EPOCH=$(git log -1 --format=%ct) .
-# Everything that is installed is pinned by its hash, and comes as a wheel: no compiler, the same on both.
+# Everything that is installed is pinned by its hash, and comes as a wheel, save for gssapi (Kerberos), which has none.
 ARG PYTHON=3.13-slim-bookworm
 
 FROM python:${PYTHON} AS build
@@ -8,20 +8,24 @@ ARG SOURCE_DATE_EPOCH=0
 ENV SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH} PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
 # Dependencies first: their layer is made anew only with the lock files.
-COPY requirements.lock requirements-image.lock ./
-# Of what developers have, hatchling and what it needs; --require-hashes fails should it come to need more.
-RUN awk '/^[a-z]/ {keep = /^(hatchling|packaging|pathspec|pluggy|tomlkit|trove-classifiers)==/} keep' requirements.lock >build.lock \
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev libkrb5-dev
+COPY requirements.lock requirements-image.lock requirements-kerberos.lock ./
+# Of what developers have, the tools to build with; --require-hashes fails should they come to need more.
+RUN awk '/^[a-z]/ {keep = /^(cython|hatchling|packaging|pathspec|pluggy|setuptools|tomlkit|trove-classifiers)==/} keep' requirements.lock >build.lock \
  && python -m venv /build \
  && /build/bin/pip install --require-hashes --only-binary :all: --requirement build.lock \
  && python -m venv --without-pip /opt/postroad \
  && /build/bin/pip --python /opt/postroad/bin/python install --no-compile \
-        --require-hashes --only-binary :all: --requirement requirements-image.lock
+        --require-hashes --only-binary :all: --requirement requirements-image.lock \
+ && /build/bin/pip wheel --no-deps --no-build-isolation --require-hashes --wheel-dir /wheels \
+        --requirement requirements-kerberos.lock \
+ && /build/bin/pip --python /opt/postroad/bin/python install --no-compile --no-index /wheels/*.whl
 COPY pyproject.toml README.md LICENSE ./
 COPY operator operator
 COPY transport transport
 # Byte code is made here, for the root of a running container is read-only; "unchecked", for its sources never change.
 RUN /build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheels . \
- && /build/bin/pip --python /opt/postroad/bin/python install --no-compile --no-deps --no-index /wheels/*.whl \
+ && /build/bin/pip --python /opt/postroad/bin/python install --no-compile --no-deps --no-index /wheels/postroad-*.whl \
  && python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/postroad/lib \
  && /opt/postroad/bin/postroad --version
 
@@ -29,6 +33,7 @@ FROM python:${PYTHON}
 LABEL org.opencontainers.image.title="Postroad" \
       org.opencontainers.image.description="A clustered mail transport tier: the operator and the transport pods" \
       org.opencontainers.image.licenses="Apache-2.0"
+RUN apt-get update && apt-get install --yes --no-install-recommends libgssapi-krb5-2 && rm -rf /var/lib/apt/lists/*
 # The chart runs pods as this user; the state directory is for those who start the image without a volume.
 RUN groupadd --gid 10001 postroad \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /var/lib/postroad --shell /usr/sbin/nologin postroad \
