@@ -72,7 +72,6 @@ def filled(plane: ControlPlane, domains: int, directory: Path) -> Iterator[Clust
     namespace = f"size-{domains}"
     plane.client.namespace(namespace)
     cluster = Cluster(plane, namespace, directory / namespace)
-    cluster.directory.mkdir()
     cluster.pods = [TransportPod(plane.client, namespace, 0, cluster.directory)]
     port = free_port()
     documents = [*map(domain, range(domains)), *(connector(number, port) for number in range(domains // RATIO))]
