@@ -9,6 +9,8 @@ import pytest
 from conftest import INTERNET, connector
 from scramp import ScramClient
 
+from postroad_transport.auth import authenticator
+from postroad_transport.auth.accounts import Account
 from postroad_transport.auth.ban_store import BanStore
 from postroad_transport.auth.scram_keys import derive
 from postroad_transport.config import (
@@ -138,3 +140,35 @@ async def test_good_credentials_without_the_permission_are_no_guess(make):
     await line.script(plain(), plain())
     assert (await (await from_address(tier, "127.0.0.2")).ask(plain()))[:3] == "535"
     assert tier.count("postroad_bans_total") == 0
+
+
+class Aliases:
+    """A directory that knows one account by two names."""
+
+    async def verify(self, username: str, password: str) -> Account | None:
+        good = username in ("zoe", "zoe@mail.example") and password == "pencil"
+        return Account("zoe") if good else None
+
+
+@pytest.fixture
+def aliases(monkeypatch):
+    monkeypatch.setattr(authenticator, "password_sources", lambda *_: [Aliases()])
+
+
+async def test_an_account_that_is_closed_by_one_of_its_names_takes_no_right_password_by_it(make, aliases):
+    tier = await make(failures=0, account_failures=2)
+    for n in range(2):
+        await (await from_address(tier, f"127.0.1.{n}")).ask(plain("zoe@mail.example", "wrong"))
+    for password in ("wrong", "pencil"):
+        assert await (await from_address(tier, "127.0.0.9")).ask(plain("zoe@mail.example", password)) == CLOSED
+
+
+async def test_an_address_is_usual_for_the_name_that_the_user_gives_and_for_the_account(make, aliases):
+    tier = await make(failures=0, account_failures=2)
+    home = await from_address(tier, "127.0.0.5")
+    assert (await home.ask(plain("zoe@mail.example")))[:3] == "235"
+    for name in ("zoe@mail.example", "zoe") * 2:
+        await (await from_address(tier, "127.0.1.1")).ask(plain(name, "wrong"))
+    for name in ("zoe@mail.example", "zoe"):
+        assert (await (await from_address(tier, "127.0.0.5")).ask(plain(name)))[:3] == "235"
+        assert await (await from_address(tier, "127.0.0.6")).ask(plain(name)) == CLOSED

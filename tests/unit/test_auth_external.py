@@ -59,6 +59,8 @@ def mapping(
         (certificate(), (EMAIL, DNS, COMMON), None),
         (certificate(x509.DNSName("*.wild.example")), (DNS,), None),
         (certificate(common_name="a\nb"), (COMMON,), None),
+        (certificate(common_name="system:serviceaccount:a:b"), (COMMON,), None),
+        (certificate(x509.RFC822Name("*@mail.example"), common_name="printer"), (EMAIL, COMMON), Account("printer")),
     ],
 )
 def test_first_field_that_the_certificate_has_names_the_account(der, account_from, account):

@@ -57,7 +57,12 @@ async def test_right_password_logs_in(username, account, mic):
     ("username", "password"), [("alice", "wrong"), ("bob", PASSWORD), ("OTHER\\bob", PASSWORD), ("nobody", PASSWORD)]
 )
 async def test_wrong_password_domain_or_user_is_rejected(username, password):
-    assert await run(client(username, password)) == Rejected(username)
+    assert await run(client(username, password)) == Rejected(username.removeprefix("OTHER\\"))
+
+
+async def test_a_new_domain_each_time_does_not_make_it_another_account_to_guess_at():
+    rejected = [await run(client(f"D{number}\\Alice", "wrong")) for number in range(3)]
+    assert rejected == [Rejected("alice")] * 3
 
 
 @pytest.mark.parametrize("level", ["0", "1", "2"])

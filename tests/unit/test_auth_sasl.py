@@ -54,7 +54,7 @@ async def test_plain_round_trips_with_and_without_an_initial_response(username, 
     authzid = username if repeat_identity else ""
     if not initial:
         assert await server.step(None) == Challenge(b"")
-    assert await server.step(f"{authzid}\0{username}\0{password}".encode()) == Accepted(Account(username))
+    assert await server.step(f"{authzid}\0{username}\0{password}".encode()) == Accepted(Account(username), username)
 
 
 @settings(deadline=None)
@@ -64,7 +64,7 @@ async def test_login_round_trips_with_and_without_an_initial_response(username, 
     if not initial:
         assert (await server.step(None)).encode() == b"334 VXNlcm5hbWU6\r\n"
     assert (await server.step(username.encode())).encode() == b"334 UGFzc3dvcmQ6\r\n"
-    assert await server.step(password.encode()) == Accepted(Account(username))
+    assert await server.step(password.encode()) == Accepted(Account(username), username)
 
 
 @pytest.mark.parametrize("name", ["PLAIN", "LOGIN"])

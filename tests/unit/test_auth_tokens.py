@@ -87,7 +87,19 @@ def test_anything_can_be_peeked_into(token: str) -> None:
     ],
 )
 def test_a_claim_says_what_the_user_may_send_as(claims, expected) -> None:
-    assert account(claims, config(addresses_claim="email")) == Account("alice", expected)
+    assert account(claims, config(addresses_claim="email")) == Account("alice", expected, owns_name=False)
+
+
+@pytest.mark.parametrize("verified", [False, "true", None])
+def test_an_address_that_was_not_verified_names_no_account(verified) -> None:
+    claims = {"sub": "x", "email": "ceo@x.example", "email_verified": verified}
+    assert account(claims, config(account_claim="email", address_template="{account}")) is None
+    assert account(claims | {"email_verified": True}, config(account_claim="email")) is not None
+
+
+@pytest.mark.parametrize("name", ["system:serviceaccount:prod:billing", "System:ServiceAccount:a:b", "x" * 257, ""])
+def test_an_issuer_cannot_name_an_account_what_is_not_its_to_give(name) -> None:
+    assert account({"sub": name}, config()) is None
 
 
 def test_an_address_can_be_made_of_the_name() -> None:
@@ -105,7 +117,7 @@ def test_any_claims_make_an_account_with_a_name_or_none(claims) -> None:
 def test_scopes_are_read_in_every_form() -> None:
     assert scopes({"scope": "a b", "scp": ["c", "d e"]}) == {"a", "b", "c", "d", "e"}
     assert account({"sub": "x", "scope": "a"}, config(required_scopes=("a", "b"))) is None
-    assert account({"sub": "x", "scope": "b a"}, config(required_scopes=("a", "b"))) == Account("x")
+    assert account({"sub": "x", "scope": "b a"}, config(required_scopes=("a", "b"))) is not None
 
 
 def test_a_user_may_be_claimed_by_name_or_address_or_not_at_all() -> None:

@@ -50,6 +50,11 @@ def test_failures_during_a_ban_do_not_prolong_it_and_the_count_begins_anew_after
     assert is_banned(after_failure(record, 602.0, 3, BANS), 602.0)
 
 
+def test_spellings_that_a_directory_takes_for_one_name_count_as_one_account():
+    spellings = ("alice", "ALICE", " alice", "al ice ", "ａｌｉｃｅ", "al\u00adice", "ali\u200bce", "alice\t")
+    assert {account_subject(spelling) for spelling in spellings} == {"alice"}
+
+
 def test_a_limit_of_zero_records_nothing():
     assert failed(0.0, 0.0, 0.0, limit=0) is NOTHING
 

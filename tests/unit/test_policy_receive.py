@@ -233,6 +233,10 @@ class TestSender:
             ("b", ("b@xn--bcher-kva.example",), ["b@bücher.example"], ["b@bucher.example"]),
             ("b", ("not an address", "*@\u2028", '"b c"@example.com'), ['"b\\ c"@example.com'], ["b@example.com"]),
             ("\udcff@x", (), [], ["b@example.com"]),
+            ("*@example.com", (), ["*@example.com"], ["b@example.com"]),
+            ('"*"@example.com', (), ["*@example.com"], ["b@example.com"]),
+            ("*", (), ["*@example.com"], ["b@example.com"]),
+            ("b", ('"*"@example.com',), ["*@example.com"], ["c@example.com"]),
         ],
     )
     def test_a_user_sends_as_the_addresses_the_account_owns_and_no_other(
@@ -246,6 +250,14 @@ class TestSender:
         for address in foreign:
             assert mail(policy, session, parse_mailbox(address.encode(), smtputf8=True)) == MAY_NOT_SEND_AS, address
             assert message(policy, session, f"From: {address}\n") == MAY_NOT_SEND_FOR, address
+
+    def test_a_name_that_users_choose_is_no_address(self) -> None:
+        policy = tier(*EXCHANGE_USERS)
+        for name in ("bob", "bob@example.com"):
+            session = user(name, account_owns_name=False)
+            assert mail(policy, session, parse_mailbox(b"bob@example.com", smtputf8=False)) == MAY_NOT_SEND_AS
+        session = user("bob", "alice@example.com", account_owns_name=False)
+        assert mail(policy, session, parse_mailbox(b"alice@example.com", smtputf8=False)) == ""
 
     def test_the_null_sender_is_always_fine_for_whoever_may_submit(self) -> None:
         assert mail(tier(*EXCHANGE_USERS), user(), None) == ""

@@ -34,6 +34,8 @@ class Account:
 
     name: str
     addresses: tuple[str, ...] = ()
+    owns_name: bool = True
+    """Whether it may send as its name, too: not where users may choose their names."""
 
 
 class Accounts:

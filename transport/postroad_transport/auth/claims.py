@@ -7,26 +7,28 @@ from typing import Any
 
 from postroad_transport.auth.accounts import Account
 from postroad_transport.auth.addresses import addresses
+from postroad_transport.auth.names import is_usable
 from postroad_transport.config.directories import OAuth2
-
-#: Longest name of an account.
-MAX_NAME = 256
 
 
 def account(claims: Mapping[str, Any], config: OAuth2) -> Account | None:
-    """Return the account of a token; None: the claim that names it is missing or unusable, or a scope is missing."""
+    """Return the account of a token; None: what names it is missing, unusable or unverified, or a scope is missing."""
     name = claims.get(config.account_claim)
-    if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME or not name.isprintable():
+    if not isinstance(name, str) or not is_usable(name):
+        return None
+    # OpenID Connect Core 5.1: otherwise nobody has shown that the address is the user's.
+    verified = claims.get("email_verified", True) is True
+    if config.account_claim == "email" and not verified:
         return None
     if not set(config.required_scopes) <= scopes(claims):
         return None
     listed = _strings(claims.get(config.addresses_claim)) if config.addresses_claim else []
-    if config.addresses_claim == "email" and claims.get("email_verified", True) is not True:
-        # OpenID Connect Core 5.1: nobody has shown that the address is the user's.
+    if config.addresses_claim == "email" and not verified:
         listed = []
     if config.address_template:
         listed = [*listed, config.address_template.replace("{account}", name)]
-    return Account(name, addresses(listed))
+    # What may be sent as is what the claim and the template say: many issuers let users choose their names.
+    return Account(name, addresses(listed), owns_name=False)
 
 
 def scopes(claims: Mapping[str, Any]) -> set[str]:

@@ -33,9 +33,10 @@ class Channel:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The client is `account`."""
+    """The client is `account`. `username` is what it called itself, where that may be another name: for bans."""
 
     account: Account
+    username: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,9 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from postroad_transport.auth.accounts import Account, AuthUnavailableError
+from postroad_transport.auth.addresses import addresses
 from postroad_transport.auth.exchange import Accepted, Channel, Rejected
+from postroad_transport.auth.names import is_usable
 from postroad_transport.auth.sasl import MALFORMED, Challenge, SaslError
 from postroad_transport.config import CertificateField, ClientCertificates, TlsTrust
 from postroad_transport.policy.proof import Flaw, PeerProof
@@ -84,7 +86,7 @@ def _names(certificate: bytes) -> dict[CertificateField, tuple[str, ...]]:
     # A wildcard is many hosts, and an account is one.
     hosts = [name for name in alternatives.get_values_for_type(x509.DNSName) if "*" not in name]
     return {
-        CertificateField.EMAIL: _plain(map(str.lower, alternatives.get_values_for_type(x509.RFC822Name))),
+        CertificateField.EMAIL: addresses(filter(is_usable, alternatives.get_values_for_type(x509.RFC822Name))),
         CertificateField.DNS_NAME: _plain(map(str.lower, hosts)),
         CertificateField.COMMON_NAME: _plain(common),
         CertificateField.THUMBPRINT: (hashlib.sha256(certificate).hexdigest(),),
@@ -92,4 +94,4 @@ def _names(certificate: bytes) -> dict[CertificateField, tuple[str, ...]]:
 
 
 def _plain(names: Iterable[str]) -> tuple[str, ...]:
-    return tuple(name for name in names if name and name.isprintable())
+    return tuple(filter(is_usable, names))

@@ -16,7 +16,9 @@ from functools import cache
 from typing import Any, TypeVar
 
 from postroad_transport.auth.accounts import Account, AuthUnavailableError
+from postroad_transport.auth.addresses import addresses
 from postroad_transport.auth.exchange import Accepted, Rejected
+from postroad_transport.auth.names import is_usable
 from postroad_transport.auth.sasl import MALFORMED, Challenge, SaslError
 from postroad_transport.config.files import ConfigError
 
@@ -132,7 +134,7 @@ class KerberosService:
         own, found = _PRINCIPAL.fullmatch(service), _PRINCIPAL.fullmatch(client)
         if own is None or not own[1].lower().startswith("smtp/"):
             raise KerberosError("wrong_service")
-        if found is None or found[2] not in (self._realms or {own[2]}):
+        if found is None or found[2] not in (self._realms or {own[2]}) or not is_usable(found[1]):
             return None
         return found[1]
 
@@ -257,8 +259,10 @@ class Gssapi:
         if chosen[4:] and chosen[4:].decode("utf-8", "replace") not in (account, client):
             # Nobody may act as somebody else.
             return Rejected(client, "authorization_identity")
-        address = self._address_template.replace("{account}", account).lower()
-        return Accepted(Account(account, (address,) if address else ()))
+        template = self._address_template
+        own = addresses([template.replace("{account}", account)]) if template else ()
+        # A name that makes no address of the template makes none at the default domain either.
+        return Accepted(Account(account, own, owns_name=bool(own) or not template))
 
 
 @cache

@@ -14,8 +14,9 @@ from typing import Protocol
 from postroad_transport.auth.accounts import Account, AuthUnavailableError
 from postroad_transport.auth.breaker import Breaker
 from postroad_transport.auth.client_tls import client_context
-from postroad_transport.auth.ldap_session import MAX_NAME, Credentials, ServerFailedError, Session
+from postroad_transport.auth.ldap_session import Credentials, ServerFailedError, Session
 from postroad_transport.auth.lookups import Lookups
+from postroad_transport.auth.names import MAX_NAME
 from postroad_transport.auth.recent import Recent
 from postroad_transport.config.directories import Ldap, LdapServer
 

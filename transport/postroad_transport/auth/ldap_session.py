@@ -18,12 +18,10 @@ from ldap3.utils.conv import escape_bytes
 
 from postroad_transport.auth.accounts import Account
 from postroad_transport.auth.addresses import addresses
+from postroad_transport.auth.names import is_usable
 from postroad_transport.config.directories import Ldap, LdapScope, LdapServer, LdapTls
 
 log = logging.getLogger("postroad.auth")
-
-MAX_NAME = 256
-"""Longest name of an account."""
 
 _SCOPES: dict[LdapScope, Literal["BASE", "LEVEL", "SUBTREE"]] = {
     LdapScope.BASE: ldap3.BASE,
@@ -132,7 +130,8 @@ class Session:
         if result["result"] not in (_SUCCESS, _SIZE_LIMIT_EXCEEDED):
             raise ServerFailedError(f"{self._server.host} refuses the search: {result['description']}")
         entries = [item for item in self._search.response or () if item["type"] == "searchResEntry"]
-        return entries[0] if len(entries) == 1 else None
+        # A server that gave up has not said that there is no other.
+        return entries[0] if len(entries) == 1 and result["result"] == _SUCCESS else None
 
     def _takes(self, dn: str, password: str) -> bool:
         if not dn:
@@ -214,8 +213,8 @@ def account_of(attributes: Mapping[str, Sequence[bytes] | None], config: Ldap, d
     """Return the account of an entry, None where it has no usable name; that is logged."""
     values = {name.lower(): [_text(value) for value in found or ()] for name, found in attributes.items()}
     names = values.get(config.account_attribute.lower(), [])
-    if len(names) != 1 or not 0 < len(names[0]) <= MAX_NAME or not names[0].isprintable():
-        log.warning("the entry %r cannot log in: it has not one printable %s", dn, config.account_attribute)
+    if len(names) != 1 or not is_usable(names[0]):
+        log.warning("the entry %r cannot log in: it has not one usable %s", dn, config.account_attribute)
         return None
     listed = (value for name in config.address_attributes for value in values.get(name.lower(), ()))
     return Account(names[0], addresses(listed))

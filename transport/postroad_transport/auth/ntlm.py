@@ -177,13 +177,14 @@ class Ntlm:
         # Without Unicode (curl) a byte is a character: what such a client derives its key from, too.
         answer = Authenticate.unpack(message, encoding="latin-1")
         username, domain = answer.user_name or "", answer.domain_name or ""
-        claimed = f"{domain}\\{username}" if domain else username
+        known = self._accounts.find(username, domain)
+        # Without the domain, which is the client's to choose: a new one each time must not make it a new account.
+        claimed = known.account.name if known else username
         response = answer.nt_challenge_response or b""
         if not username or not response:
             return Rejected(claimed, "anonymous")
         if len(response) <= _V1_RESPONSE:
             return Rejected(claimed, "ntlmv1")
-        known = self._accounts.find(username, domain)
         key = ntowfv2(username, known.nt_hash if known else _DECOY, domain)
         proof, blob = response[:_NT_PROOF], response[_NT_PROOF:]
         # MS-NLMP 3.3.2.

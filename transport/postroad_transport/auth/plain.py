@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from postroad_transport.auth.exchange import Accepted, PasswordSource, Rejected
+from postroad_transport.auth.names import SERVICE_ACCOUNT
 from postroad_transport.auth.sasl import MALFORMED, Challenge, SaslError, text
 
 
@@ -46,4 +47,7 @@ class Login:
 async def checked(source: PasswordSource, username: str, password: str) -> Accepted | Rejected:
     """Ask `source`. Raises AuthUnavailableError."""
     account = await source.verify(username, password)
-    return Rejected(username) if account is None else Accepted(account)
+    if account is None:
+        return Rejected(username)
+    # With a service account's token any user name will do: it makes the address nobody's usual one.
+    return Accepted(account, "" if account.name.startswith(SERVICE_ACCOUNT) else username)

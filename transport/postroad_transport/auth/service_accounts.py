@@ -8,13 +8,12 @@ from typing import Any
 
 from postroad_transport.auth.accounts import Account, AuthUnavailableError
 from postroad_transport.auth.lookups import Lookups
+from postroad_transport.auth.names import SERVICE_ACCOUNT
 from postroad_transport.auth.oauth2 import peek
 from postroad_transport.auth.recent import Recent
 from postroad_transport.auth.token_review import TokenReviewer
 from postroad_transport.config.directories import ServiceAccounts
 
-#: How user names of service accounts begin.
-PREFIX = "system:serviceaccount:"
 #: Seconds for which an answer is remembered: a token that is revoked (its pod deleted) works that much longer.
 REMEMBER = 30.0
 REMEMBER_REFUSED = 5.0
@@ -57,7 +56,7 @@ class ServiceAccountSource:
         now = self._wall_clock()
         if not is_candidate(claimed, self._config.audience, now):
             return None
-        if username.startswith(PREFIX) and username != claimed["sub"]:
+        if username.startswith(SERVICE_ACCOUNT) and username != claimed["sub"]:
             return None
         user = self._recent.get(token)
         if user is not None:
@@ -82,7 +81,7 @@ def is_candidate(claims: Mapping[str, Any], audience: str, now: float) -> bool:
     subject, audiences, expiry = claims.get("sub"), claims.get("aud"), claims.get("exp")
     return (
         isinstance(subject, str)
-        and subject.startswith(PREFIX)
+        and subject.startswith(SERVICE_ACCOUNT)
         and isinstance(audiences, list | str)
         and audience in ([audiences] if isinstance(audiences, str) else audiences)
         and isinstance(expiry, int | float)
@@ -92,7 +91,7 @@ def is_candidate(claims: Mapping[str, Any], audience: str, now: float) -> bool:
 
 def allowed(user: str, config: ServiceAccounts) -> Account | None:
     """Return the account of service account `user` with all that the entries about it give; None: there is none."""
-    namespace, _, name = user.removeprefix(PREFIX).partition(":")
+    namespace, _, name = user.removeprefix(SERVICE_ACCOUNT).partition(":")
     entries = [entry for entry in config.allow if entry.namespace == namespace and entry.name in ("", name)]
     if not entries:
         return None

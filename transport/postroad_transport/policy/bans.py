@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from typing import NamedTuple
+from unicodedata import category, normalize
 
 from postroad_transport.config import Bans
 from postroad_transport.policy.networks import Network, holds, parse_address
@@ -80,8 +81,15 @@ def address_subject(ip: str) -> str:
 
 
 def account_subject(name: str) -> str:
-    """Return what an account is counted as, whether or not it exists: bounded, and in one case."""
-    folded = name.casefold()
+    """Return what an account is counted as, whether or not it exists: bounded, and in one form.
+
+    Directories take names for the same that differ in case, blanks, invisible or compatible characters (RFC 4518
+    section 2): with a new spelling each time nobody could be counted.
+    """
+    folded = normalize("NFKC", name).casefold()
+    if not folded.isascii() or not folded.isprintable() or " " in folded:
+        visible = "".join(character for character in folded if category(character)[0] not in "CZ")
+        folded = normalize("NFKC", visible).casefold()
     if len(folded) <= _LONGEST_ACCOUNT:
         return folded
     return f"{folded[:32]}...{hashlib.sha256(folded.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"

@@ -26,6 +26,8 @@ class SessionFacts:
     """Login name; empty for anonymous and server sessions."""
     account_addresses: tuple[str, ...] = ()
     """Addresses the account owns; ``*@example.com`` is a wildcard."""
+    account_owns_name: bool = True
+    """Whether the account's name stands for an address of its own, too."""
     auth_mechanism: str = ""
     client_certificate: bool = False
     """Whether the client showed a certificate in the TLS handshake, where one was asked for, good or not."""

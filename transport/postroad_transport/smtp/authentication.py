@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import Awaitable
 from dataclasses import replace
 
-from postroad_transport.auth.accounts import Account, AuthUnavailableError
+from postroad_transport.auth.accounts import AuthUnavailableError
 from postroad_transport.auth.authenticator import Authenticator
 from postroad_transport.auth.ban_store import ACCOUNT, ADDRESS
 from postroad_transport.auth.bans import Standing
 from postroad_transport.auth.exchange import Accepted, Channel, ErrorChallenge, Exchange, Rejected
+from postroad_transport.auth.names import MAX_NAME
 from postroad_transport.auth.passwords import OverloadedError
 from postroad_transport.auth.sasl import Challenge, SaslError, decode
 from postroad_transport.policy.authentication import check_auth
@@ -88,7 +89,7 @@ class Authentication(ContentVerbs):
             return replies.AUTH_LINE_TOO_LONG
         if isinstance(outcome, Rejected):
             return await self._refused_login()
-        return await self._log_in(name, outcome.account)
+        return await self._log_in(name, outcome)
 
     def _channel(self) -> Channel:
         ip = self.facts.remote_ip
@@ -138,9 +139,11 @@ class Authentication(ContentVerbs):
                 return None
             self._timer.postpone(self._timeout_duration)
             step = await self._step(exchange, decode(line))
-        self._check_open(step.username if isinstance(step, Rejected) else step.account.name)
+        self._check_open(step.username)
         if isinstance(step, Rejected):
             await self._note_failure(name, step)
+        else:
+            self._check_open(step.account.name)
         return step
 
     def _check_open(self, username: str) -> None:
@@ -152,12 +155,14 @@ class Authentication(ContentVerbs):
         async with asyncio.timeout(STEP_TIMEOUT):
             return await exchange.step(response)
 
-    async def _log_in(self, used: str, account: Account) -> bytes:
+    async def _log_in(self, used: str, accepted: Accepted) -> bytes:
+        account = accepted.account
         facts = replace(
             self.facts,
             principals=authenticated_principals(account.name),
             account=account.name,
             account_addresses=account.addresses,
+            account_owns_name=account.owns_name,
             auth_mechanism=used,
         )
         verdict = check_login(self.connector.policy, facts)
@@ -168,7 +173,9 @@ class Authentication(ContentVerbs):
         self.facts = facts
         self.session.authenticated = True
         self._count_login(used, "ok")
-        await self.connector.bans.succeeded(facts.remote_ip, account.name)
+        # By each name that guesses could be counted against.
+        for name in {account.name, accepted.username} - {""}:
+            await self.connector.bans.succeeded(facts.remote_ip, name)
         return replies.AUTHENTICATED
 
     async def _refused_login(self, reply: bytes = replies.AUTH_UNSUCCESSFUL) -> bytes:
@@ -188,7 +195,7 @@ class Authentication(ContentVerbs):
             "auth.failed",
             connector=self.connector.config.name,
             client=self.facts.remote_ip,
-            account=rejected.username or None,
+            account=rejected.username[:MAX_NAME] or None,
             mechanism=used,
             reason=rejected.reason,
         )
