@@ -37,14 +37,14 @@ def files(tmp_path_factory) -> tuple[Path, Path]:
     return chain, secret
 
 
-def session(files, version: ssl.TLSVersion) -> tuple[ssl.SSLObject, ssl.SSLObject]:
+def session(files, version: ssl.TLSVersion, *, asks: bool = False) -> tuple[ssl.SSLObject, ssl.SSLObject]:
     """Return both ends of a session: server, client."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.maximum_version = version
     there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
     client = context.wrap_bio(back, there)
-    server = server_context(*files).wrap_bio(there, back, server_side=True)
+    server = server_context(*files, asks=asks).wrap_bio(there, back, server_side=True)
     waiting = [client, server]
     while waiting:
         end = waiting.pop(0)
@@ -59,13 +59,15 @@ def session(files, version: ssl.TLSVersion) -> tuple[ssl.SSLObject, ssl.SSLObjec
     ("kind", "version"),
     [("tls-exporter", ssl.TLSVersion.TLSv1_3), ("tls-unique", ssl.TLSVersion.TLSv1_2)],
 )
-def test_both_ends_agree_and_no_two_sessions_do(files, kind, version):
+@pytest.mark.parametrize("asks", [False, True])
+def test_both_ends_agree_and_no_two_sessions_do(files, kind, version, asks):
     if kind == "tls-exporter" and native._library() is None:
         pytest.skip("this Python keeps OpenSSL's exporter out of reach")
     found = []
     for _ in range(2):
-        server, client = session(files, version)
+        server, client = session(files, version, asks=asks)
         data = binding(server, kind, None)
+        assert data
         assert data == binding(client, kind, None)
         found.append(data)
     assert found[0] != found[1]

@@ -12,7 +12,7 @@ from postroad_transport.config.directories import OAuth2
 
 
 def account(claims: Mapping[str, Any], config: OAuth2) -> Account | None:
-    """Return the account of a token; None: what names it is missing, unusable or unverified, or a scope is missing."""
+    """Return the account of a token; None: what names it is missing or not to be believed, or a scope is missing."""
     name = claims.get(config.account_claim)
     if not isinstance(name, str) or not is_usable(name):
         return None

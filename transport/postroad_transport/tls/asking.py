@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from cryptography.hazmat.primitives.serialization import Encoding
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
 
 from postroad_transport.config import TlsPolicy
 from postroad_transport.tls.policy import TERMS, apply_policy
@@ -161,12 +161,17 @@ class AskingEngine:
 
     def get_unverified_chain(self) -> list[bytes]:
         """Return what the client has shown, in DER, its own certificate first; nothing of it is verified."""
-        leaf = self._connection.get_peer_certificate(as_cryptography=True)
+        leaf = self._connection.get_peer_certificate()
         if leaf is None:
             return []
-        # OpenSSL's chain holds the leaf only on the client's side.
-        shown = [leaf, *(self._connection.get_peer_cert_chain(as_cryptography=True) or [])]
-        return list(dict.fromkeys(certificate.public_bytes(Encoding.DER) for certificate in shown))
+        # OpenSSL's chain holds the leaf only on the client's side. Nothing is parsed further than OpenSSL has done:
+        # that would fail for some of what it lets pass.
+        shown = [leaf, *(self._connection.get_peer_cert_chain() or [])]
+        return list(dict.fromkeys(crypto.dump_certificate(crypto.FILETYPE_ASN1, item) for item in shown))
+
+    def export(self, label: bytes, length: int) -> bytes:
+        """Return keying material (RFC 8446 section 7.5) for `label`."""
+        return self._connection.export_keying_material(label, length, b"")
 
     def _run(self, step: Callable[[], _T]) -> _T:
         """Feed what came in, run `step`, hand out what it wants sent; errors become those of :mod:`ssl`."""

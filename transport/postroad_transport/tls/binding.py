@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import ssl
+from functools import partial
+from typing import Any
 
 from cryptography import x509
 
@@ -47,8 +49,14 @@ def binding(tls: ssl.SSLObject, kind: str, server_end_point: bytes | None) -> by
             return server_end_point
         case "tls-exporter":
             # RFC 9266 section 2; before TLS 1.3 it depends on an extension whose use cannot be asked for here.
-            return export(tls, b"EXPORTER-Channel-Binding", 32) if tls.version() == "TLSv1.3" else None
+            return _exported(tls) if tls.version() == "TLSv1.3" else None
         case "tls-unique":
             return tls.get_channel_binding("tls-unique") if tls.version() == "TLSv1.2" else None
         case _:
             return None
+
+
+def _exported(tls: Any) -> bytes | None:
+    # The engine of connections that ask for certificates knows by itself.
+    ask = partial(export, tls) if isinstance(tls, ssl.SSLObject) else tls.export
+    return ask(b"EXPORTER-Channel-Binding", 32)
