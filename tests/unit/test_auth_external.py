@@ -74,6 +74,7 @@ def test_first_field_that_the_certificate_has_names_the_account(der, account_fro
         (COMMON, "alice a."),
         (THUMBPRINT, x509.load_der_x509_certificate(ALICE).fingerprint(hashes.SHA256()).hex()),
     ],
+    ids=["email", "common name", "thumbprint"],
 )
 def test_listed_account_comes_before_what_the_certificate_says(field, value):
     entry = CertificateAccount(field=field, value=value, account="a", addresses=("a@b",))
