@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from cluster_kit import Cluster, Operator, TransportPod, condition, holds, manifest
+from cluster_kit import Cluster, Operator, condition, holds, manifest
 from control_plane import ControlPlane, free_port, wait_for
 
 #: A receive connector for so many domains: 200 for 5,000.
@@ -72,7 +72,7 @@ def filled(plane: ControlPlane, domains: int, directory: Path) -> Iterator[Clust
     namespace = f"size-{domains}"
     plane.client.namespace(namespace)
     cluster = Cluster(plane, namespace, directory / namespace)
-    cluster.pods = [TransportPod(plane.client, namespace, 0, cluster.directory)]
+    del cluster.pods[1:]
     port = free_port()
     documents = [*map(domain, range(domains)), *(connector(number, port) for number in range(domains // RATIO))]
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from cluster_kit import Cluster, Operator, condition, holds, manifest
-from control_plane import ControlPlane, free_port, wait_for
+from control_plane import ApiError, ControlPlane, free_port, wait_for
 
 MX, RELAY = free_port(), free_port()
 #: Seconds; short, so that one takes over soon and a dead watch is told soon.
@@ -200,36 +200,47 @@ def older_crd(cluster: Cluster, plural: str) -> Iterator[None]:
         put(strict)
 
 
-def test_an_object_of_an_older_definition_is_told_apart_and_harms_nobody(cluster: Cluster) -> None:
-    wrong = manifest("AcceptedDomain", "old", {"domain": ["not", "a", "name"], "deliver": 7})
+def test_objects_of_an_older_definition_are_told_apart_and_harm_nobody(cluster: Cluster) -> None:
+    wrong = {
+        # Of these the API server cannot even write a status now.
+        "types": {"domain": ["not", "a", "name"], "deliver": 7},
+        "rule": {"domain": "both.example", "aliasOf": "mail.example", "deliver": {"maildir": {"path": "x"}}},
+        "unknown": {"domain": "unknown.example", "deliver": {"maildir": {"path": "x"}}, "colour": "red"},
+    }
     path = cluster.client.path("AcceptedDomain", cluster.namespace)
+    for item in cluster.operators:
+        item.stop()
 
-    def create() -> bool:
-        with contextlib.suppress(Exception):
-            cluster.client.request("POST", path, wrong)
-        return cluster.get("AcceptedDomain", "old") is not None
+    def create(name: str) -> bool:
+        with contextlib.suppress(ApiError):
+            cluster.client.request("POST", path, manifest("AcceptedDomain", name, wrong[name]))
+        return cluster.get("AcceptedDomain", name) is not None
 
-    with older_crd(cluster, "accepteddomains"):
-        wait_for(create, what="the API server to take it")
-        told(cluster, "AcceptedDomain", "old", "Invalid", "spec.domain")
-    assert programmed_in(cluster, "beside an old one") < 20
-
-    def refused() -> bool:
-        dry = cluster.client.path("AcceptedDomain", cluster.namespace) + "?dryRun=All"
+    def refuses(name: str) -> bool:
         try:
-            cluster.client.request("POST", dry, {**wrong, "metadata": {"name": "other"}})
-        except Exception as error:  # whatever it says, it is refused
-            return "domain" in str(error)
+            cluster.client.request("POST", f"{path}?dryRun=All", manifest("AcceptedDomain", "other", wrong[name]))
+        except ApiError as error:
+            return error.code == 422
         return False
 
-    wait_for(refused, what="the strict definition")
-    # A restarted operator lists it with the strict definition in force.
-    leader(cluster).kill()
-    start(cluster)
-    assert programmed_in(cluster, "read anew") < 20
+    with older_crd(cluster, "accepteddomains"):
+        for name in wrong:
+            wait_for(lambda: create(name), what="the API server to take it")  # noqa: B023 (called at once)
+    wait_for(lambda: refuses("types") and refuses("rule"), what="the strict definition")
+    operator = start(cluster)
+    assert programmed_in(cluster, "beside old ones") < 20
+    told(cluster, "AcceptedDomain", "rule", "Invalid", "aliasOf")
+    cluster.wait_condition("AcceptedDomain", "unknown", "Programmed")
+    assert min(programmed_in(cluster, f"and again {number}") for number in range(2)) < 5
+    assert "AcceptedDomain/faults/types" not in cluster.pods[0].configz()["generations"]
+    assert operator.metric("postroad_operator_objects") >= 5
+    # One whose status cannot be written is no reason to hold back what else is to be done.
     assert holds(cluster.get("AcceptedDomain", "mail"), "Programmed")
-    cluster.client.delete("AcceptedDomain", "old", cluster.namespace)
-    wait_for(lambda: cluster.get("AcceptedDomain", "old") is None, what="it to go")
+    assert operator.metric("postroad_operator_apply_errors_total") >= 1
+    assert "accepteddomains/types/status" in operator.log.read_text()
+    for name in wrong:
+        cluster.client.delete("AcceptedDomain", name, cluster.namespace)
+    wait_for(lambda: cluster.get("AcceptedDomain", "types") is None, what="it to go")
     cluster.wait_settled()
 
 

@@ -14,6 +14,7 @@ from postroad_operator.compile import TierSettings
 from postroad_operator.handlers.cluster import INPUTS, Cluster, Watched, watched_of
 from postroad_operator.handlers.loop import Reconciler
 from postroad_operator.handlers.metrics import OperatorMetrics
+from postroad_operator.handlers.refusals import Refusals
 from postroad_operator.handlers.service import Backoffs
 from postroad_operator.handlers.tiers import Compiler
 from postroad_operator.handlers.writer import NotLeadingError, Writer
@@ -227,9 +228,18 @@ async def test_a_refused_status_does_not_keep_others_from_theirs(world: World) -
         return await real(body, subresource=subresource)
 
     world.server.apply = apply
-    with pytest.raises(ApiError, match="500"):
+    for _ in range(5):
         await world.loop.reconcile()
     assert world.server.objects["ReceiveConnector", "x"]["status"]["conditions"]
+    # It is tried again later, not at every look; a changed object at once.
+    assert world.metrics.registry.get_sample_value("postroad_operator_apply_errors_total") == 1
+    world.server.put("AcceptedDomain", document("AcceptedDomain", {**DOMAIN, "domain": "other.example"}))
+    assert await world.loop.reconcile() <= 1.0
+    assert world.metrics.registry.get_sample_value("postroad_operator_apply_errors_total") == 2
+    world.server.apply = real
+    world.loop.refusals = Refusals()
+    await settle(world)
+    assert world.server.objects["AcceptedDomain", "x"]["status"]["conditions"]
 
 
 async def test_programmed_follows_the_pods(world: World) -> None:
@@ -367,3 +377,18 @@ async def test_a_service_that_hides_clients_is_seen_and_heals(world: World) -> N
     world.server.put("Service", service)
     await settle(world)
     assert found_condition(world, "ReceiveConnector", "Accepted")["status"] == "True"
+
+
+def test_a_refused_status_is_tried_ever_more_rarely() -> None:
+    refusals, now, waits = Refusals(), 0.0, []
+    for _ in range(12):
+        assert refusals.due("a", "1", now)
+        refusals.note("a", "1", now)
+        assert not refusals.due("a", "1", now)
+        waits.append(refusals.wait({"a"}, now))
+        now += waits[-1]
+    assert waits[:4] == [1.0, 2.0, 4.0, 8.0]
+    assert waits[-1] == 300.0
+    assert refusals.due("a", "2", now - 1)
+    assert refusals.wait(set(), now) == 300.0
+    assert refusals.note("a", "1", now)

@@ -15,6 +15,7 @@ from postroad_operator.handlers.ask import PodClient
 from postroad_operator.handlers.audit import audit
 from postroad_operator.handlers.cluster import Cluster, View
 from postroad_operator.handlers.metrics import OperatorMetrics
+from postroad_operator.handlers.refusals import Refusals, concerns_one
 from postroad_operator.handlers.tiers import Compiler, Tier, belongs, generation_of
 from postroad_operator.handlers.writer import NotLeadingError, Writer
 from postroad_operator.publish import ApiError, KubernetesApi, Owner, config_map, object_name, secret
@@ -63,6 +64,7 @@ class Reconciler:
     watch_namespace: str | None
     owner: Owner | None = None
     pace: Pace = field(default_factory=Pace)
+    refusals: Refusals = field(default_factory=Refusals)
     _audited: float = float("-inf")
     _delay: float = 0.0
 
@@ -108,6 +110,7 @@ class Reconciler:
         self.writer.forget(set(view.resources))
         self.compiler.issuers.forget(view.resources)
         waits.append(self.compiler.issuers.wait())
+        waits.append(self.refusals.wait(view.resources.keys(), time.monotonic()))
         if errors:
             raise errors[0]
         return min(waits)
@@ -227,8 +230,15 @@ class Reconciler:
                     await self.writer.put_status(
                         source, watched.identity.uid, watched.version, watched.status, wanted
                     )
-                except (ApiError, NotLeadingError) as error:
+                except NotLeadingError as error:
                     errors.append(error)
+                except ApiError as error:
+                    if concerns_one(error):
+                        self._refuse(source, watched.version, error)
+                    else:
+                        errors.append(error)
+                else:
+                    self.refusals.forget(source)
 
         async with asyncio.TaskGroup() as group:
             for verdict in verdicts:
@@ -238,10 +248,17 @@ class Reconciler:
                 shown = serving.shown(fields.get(verdict.source, {}))
                 wanted = status_of(verdict, serving, shown, watched.status, now)
                 self._measure(verdict.source, verdict.generation, wanted)
-                if self.writer.needs_status(verdict.source, watched.version, watched.status, wanted):
+                if not self.writer.needs_status(verdict.source, watched.version, watched.status, wanted):
+                    self.refusals.forget(verdict.source)
+                elif self.refusals.due(verdict.source, watched.version, time.monotonic()):
                     group.create_task(write(verdict.source, wanted))
         if errors:
             raise errors[0]
+
+    def _refuse(self, source: str, version: str, error: ApiError) -> None:
+        self.metrics.apply_errors.inc()
+        if self.refusals.note(source, version, time.monotonic()):
+            _log.warning("%s; the others go on", error)
 
     def _measure(self, source: str, generation: int, status: dict[str, object]) -> None:
         conditions = status["conditions"]
