@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from smart_host import PASSWORD, USER, needs_smart_host, running_smart_host
 from smtp_peer import EXTENSIONS, Peer, deliver, hop_to, limits, settings
+from trust_kit import party
 
 from postroad_transport.config import AuthMechanism, Revocation, TlsTrust
 from postroad_transport.delivery.hop import Result
@@ -245,13 +246,23 @@ async def test_server_that_does_not_prove_itself_gets_no_mail(challenges):
         ),
     ],
 )
-async def test_token_goes_by_the_bearer_mechanism_that_is_offered(offer, verb, said):
+async def test_token_goes_by_the_bearer_mechanism_that_is_offered(tmp_path, offer, verb, said):
     given = with_credentials(username="me@example.test", accessToken="ya29.token")
-    async with Peer(extensions=(*EXTENSIONS, offer)) as peer:
+    context = party("smart").listening(tmp_path)
+    async with Peer(extensions=(*EXTENSIONS, offer, "STARTTLS"), tls_context=context) as peer:
         assert (await attempt(peer.port, BASIC, given)).result is Result.DELIVERED
         _, used, response = next(command for command in peer.commands if command.startswith("AUTH")).split()
         assert used == verb
         assert base64.b64decode(response) == (said % peer.port if b"%d" in said else said)
+
+
+async def test_no_token_goes_in_clear():
+    given = with_credentials(username="me@example.test", accessToken="ya29.token")
+    async with Peer(extensions=(*EXTENSIONS, "AUTH OAUTHBEARER XOAUTH2")) as peer:
+        outcome = await attempt(peer.port, BASIC, given)
+    assert outcome.result is Result.DEFERRED
+    assert outcome.reply.endswith("offers only AUTH OAUTHBEARER XOAUTH2: no way to log in without TLS")
+    assert not any(command.startswith("AUTH") for command in peer.commands)
 
 
 @pytest.mark.parametrize("credentials", [{"username": "me"}, {"username": "", "password": "x"}, {"password": "x"}])
@@ -279,6 +290,7 @@ def test_what_is_tried_is_offered_and_a_password_never_follows_scram_in_clear(of
         assert len(scram) <= 1
         assert list(names[: len(scram)]) == scram
     assert choose(offered, TOKEN, tls=True) == (("XOAUTH2",) if "XOAUTH2" in offered else ())
+    assert choose(offered, TOKEN, tls=False) == ()
 
 
 def test_server_cannot_have_us_work_for_long():

@@ -9,6 +9,7 @@ import json
 import pytest
 from aiohttp import web
 from smtp_peer import EXTENSIONS, Peer, deliver, hop_to, limits, settings
+from trust_kit import party
 
 from postroad_transport.config import AuthMechanism, TokenEndpoint
 from postroad_transport.config.files import ConfigError
@@ -117,12 +118,13 @@ def test_secrets_do_not_show():
     assert "s3cret" not in repr(CLIENT)
 
 
-async def test_mail_goes_with_the_issuers_token_and_a_refused_one_is_replaced():
+async def test_mail_goes_with_the_issuers_token_and_a_refused_one_is_replaced(tmp_path):
     issuer = Issuer(good(1), good(2))
     secret = json.dumps({"username": "u", "clientId": "id", "clientSecret": "s3cret"}).encode()
     given = settings(read_secret=lambda name: secret)
     answers = {"AUTH": [b"535 5.7.8 expired\r\n", b"235 2.7.0 ok\r\n"]}
-    async with issuer.serving() as endpoint, Peer(extensions=(*EXTENSIONS, "AUTH XOAUTH2"), answers=answers) as peer:
+    offer, context = (*EXTENSIONS, "AUTH XOAUTH2", "STARTTLS"), party("smart").listening(tmp_path)
+    async with issuer.serving() as endpoint, Peer(extensions=offer, answers=answers, tls_context=context) as peer:
         hop = hop_to(
             peer.port,
             given=given,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +45,12 @@ class Party:
         )
         (secrets / names[1]).write_bytes(key)
         return names
+
+    def listening(self, directory: Path) -> ssl.SSLContext:
+        """Return a server's context that presents the certificate."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*(directory / SECRETS_DIRECTORY / name for name in self.files(directory)))
+        return context
 
 
 def party(

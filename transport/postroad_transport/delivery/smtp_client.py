@@ -293,10 +293,12 @@ class SmtpSession:
             raise SessionError(f"454 4.7.0 no credentials for {self._label}: {error}") from None
         certificate = self._connection.certificate_der()
         offered = self.extensions.get("AUTH", "").split()
-        names = smtp_login.choose(offered, credentials, tls=bool(self._connection.tls), bound=certificate is not None)
+        tls = bool(self._connection.tls)
+        names = smtp_login.choose(offered, credentials, tls=tls, bound=certificate is not None)
         if not names:
             self._plan.on_login("", "not-offered")
-            raise SessionError(f"454 4.7.0 {self._label} offers {_offer(offered)}: no way to log in")
+            where = "" if tls else " without TLS"
+            raise SessionError(f"454 4.7.0 {self._label} offers {_offer(offered)}: no way to log in{where}")
         terms = Terms(self.endpoint.host, self.endpoint.port, certificate)
         for name in names:
             try:

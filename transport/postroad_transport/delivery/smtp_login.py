@@ -49,9 +49,9 @@ class Terms:
 def choose(offered: Iterable[str], credentials: Credentials, *, tls: bool, bound: bool = False) -> tuple[str, ...]:
     """Return the mechanisms to try, the strongest first; empty: none that is offered will do.
 
-    A token goes by OAUTHBEARER or XOAUTH2. A password goes by SCRAM (RFC 7677) where the server has it, and else by
-    PLAIN or LOGIN. Under TLS these follow a SCRAM that failed, too: servers that check passwords elsewhere often
-    offer SCRAM all the same and can never accept it. In clear they do not.
+    A token goes by OAUTHBEARER or XOAUTH2, and only under TLS. A password goes by SCRAM (RFC 7677) where the server
+    has it, and else by PLAIN or LOGIN. Under TLS these follow a SCRAM that failed, too: servers that check passwords
+    elsewhere often offer SCRAM all the same and can never accept it. In clear they do not.
 
     Parameters
     ----------
@@ -64,6 +64,9 @@ def choose(offered: Iterable[str], credentials: Credentials, *, tls: bool, bound
     """
     names = frozenset(offered)
     if credentials.access_token:
+        if not tls:
+            # RFC 6750 section 5.2: whoever reads a token can use it.
+            return ()
         return next(((name,) for name in ("OAUTHBEARER", "XOAUTH2") if name in names), ())
     scram = ("SCRAM-SHA-256-PLUS", "SCRAM-SHA-256") if bound else ("SCRAM-SHA-256",)
     strong = [name for name in scram if name in names]
