@@ -127,6 +127,25 @@ def test_a_current_list_of_the_issuer_clears_or_revokes() -> None:
     assert judged(LEAF, PUBLISHING.crl(), revoking(PUBLISHING, LEAF, end=2 * HOUR)) is Flaw.REVOKED
 
 
+def test_the_signature_of_a_list_is_checked_once_for_each_issuer() -> None:
+    checks = []
+
+    class Counted:
+        def __init__(self, crl: Any) -> None:
+            self._crl = crl
+
+        def __getattr__(self, name: str) -> Any:
+            if name == "is_signature_valid":
+                checks.append(name)
+            return getattr(self._crl, name)
+
+    good, forged = Counted(PUBLISHING.crl()), Counted(PUBLISHING.crl(key=ec.generate_private_key(ec.SECP256R1())))
+    for _ in range(3):
+        assert judged(LEAF, good) is None
+        assert judged(LEAF, forged) is Flaw.NO_CRL
+    assert len(checks) == 2
+
+
 def test_every_certificate_below_the_trusted_one_needs_a_list() -> None:
     assert judged(DEEP, PUBLISHING.crl(), INTERMEDIATE.crl()) is None
     assert judged(DEEP, INTERMEDIATE.crl()) is Flaw.NO_CRL
