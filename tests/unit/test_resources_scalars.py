@@ -28,7 +28,12 @@ def test_a_size_is_read_in_octets(size: int | str, expected: int) -> None:
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("Example.COM", "example.com"), ("xn--3e0b707e", "xn--3e0b707e"), ("한국.example", "xn--3e0b707e.example")],
+    [
+        ("Example.COM", "example.com"),
+        ("xn--3e0b707e", "xn--3e0b707e"),
+        ("한국.example", "xn--3e0b707e.example"),
+        ("Faß.example", "xn--fa-hia.example"),
+    ],
 )
 def test_a_domain_name_becomes_lower_case_a_labels(name: str, expected: str) -> None:
     assert ascii_domain(name) == expected

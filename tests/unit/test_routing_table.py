@@ -142,6 +142,14 @@ def test_u_label_and_case_and_final_dot_make_no_difference():
         assert route(routes, spelling).destination == "lmtp:l:24"
 
 
+def test_a_letter_that_was_once_written_as_two_makes_another_domain():
+    routes = table(
+        domains=[accepted(name, deliver=Lmtp(host=name)) for name in ("fass.example", "xn--fa-hia.example")]
+    )
+    assert routes.route("faß.example").destination == "lmtp:xn--fa-hia.example:24"
+    assert routes.route("fass.example").destination == "lmtp:fass.example:24"
+
+
 @pytest.mark.parametrize("domain", ["", ".", "ü..example", "ü" * 300])
 def test_what_is_no_domain_name_is_unroutable_for_good(domain):
     found = table(connectors=[connector("star", ("*", 1))]).route(domain)

@@ -10,6 +10,7 @@ import ipaddress
 import re
 from typing import Annotated
 
+import idna
 from pydantic import Field, Strict
 
 from postroad_operator.resources.rules import Checked, Rule
@@ -53,7 +54,8 @@ def ascii_domain(name: str) -> str:
     ValueError
         It is not a domain name (RFC 1035 section 2.3.1, RFC 5891).
     """
-    encoded = name.lower() if name.isascii() else name.encode("idna").decode("ascii").lower()
+    # IDNA 2008, as for addresses: by IDNA 2003 faß.example would be fass.example, which may be somebody else's.
+    encoded = name.lower() if name.isascii() else idna.encode(name, uts46=True).decode("ascii")
     labels = encoded.split(".")
     # A numeric last label would make it an IP address to everyone who reads it (RFC 3696 section 2).
     if len(encoded) > 253 or labels[-1].isdecimal() or not all(map(_LDH_LABEL.fullmatch, labels)):

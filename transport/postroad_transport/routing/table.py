@@ -27,6 +27,7 @@ from postroad_transport.config import (
     SmtpHost,
     TierConfig,
 )
+from postroad_transport.policy.address import AddressSyntaxError, to_ascii
 from postroad_transport.policy.reply import Reply
 
 Target = Maildir | Lmtp | SmtpHost | DnsRouting | SmartHostRouting | Drop
@@ -63,8 +64,8 @@ def ascii_domain(domain: str) -> str | None:
     if domain.isascii():
         return domain
     try:
-        return domain.encode("idna").decode("ascii").lower()
-    except UnicodeError:
+        return to_ascii(domain)
+    except AddressSyntaxError:
         return None
 
 
