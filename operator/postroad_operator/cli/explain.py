@@ -20,8 +20,9 @@ from postroad_operator.cli.queue import RUN_FILE
 from postroad_operator.compile import Compilation, Reason
 from postroad_operator.resources.scalars import octets
 from postroad_transport.auth.accounts import parse_accounts
-from postroad_transport.config import ReceiveConnector, Role, TierConfig
+from postroad_transport.config import Principal, ReceiveConnector, TierConfig
 from postroad_transport.config.files import ConfigError, load
+from postroad_transport.policy.direct_trust import PRINCIPALS
 from postroad_transport.policy.explain import AccountsOf, Scenario
 from postroad_transport.policy.networks import parse_address
 from postroad_transport.policy.proof import PeerProof
@@ -30,6 +31,9 @@ from postroad_transport.worker.explain import Delivery, FullExplanation, account
 from postroad_transport.worker.explain import explain as explain_message
 from postroad_transport.worker.explain_tls import client_proof
 
+_SERVERS = {role.value: principal for role, principal in PRINCIPALS.items()} | {
+    "legacy": Principal.LEGACY_EXCHANGE_SERVERS
+}
 _FIELD = re.compile(r"[!-9;-~]+[ \t]*:", re.ASCII)
 
 
@@ -39,8 +43,8 @@ def _address(_context: click.Context, _parameter: click.Parameter, value: str) -
     return value
 
 
-def _role(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Role | None:
-    return Role(value) if value else None
+def _server(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Principal | None:
+    return _SERVERS[value] if value else None
 
 
 def _size(_context: click.Context, _parameter: click.Parameter, value: str) -> int:
@@ -70,8 +74,9 @@ def _headers(_context: click.Context, _parameter: click.Parameter, values: tuple
               help="PEM file: the client's certificate, verified as a worker would. Implies --tls.")  # fmt: skip
 @click.option("--tls-name", "tls_names", multiple=True,
               help="Name in the client's certificate, taken to be valid. Repeatable. Implies --tls.")  # fmt: skip
-@click.option("--server", type=click.Choice([role.value for role in Role]), callback=_role,
-              help="The client is a server of a tier of this role, and uses X-ANONYMOUSTLS.")  # fmt: skip
+@click.option("--server", type=click.Choice(list(_SERVERS)), callback=_server,
+              help="The client is a server of a tier of this role, and uses X-ANONYMOUSTLS; or a legacy server, and"
+                   " uses X-EXPS.")  # fmt: skip
 @click.option("--auth", "account", default="", help="Account that logs in, with the right password.")
 @click.option("--mail-from", default="", help="Envelope sender; none: the null sender <>.")
 @click.option("--rcpt", "recipients", multiple=True, required=True, help="Recipient. Repeatable.")

@@ -11,8 +11,9 @@ from postroad_operator.compile.verdict import Reason, RefusedError
 from postroad_operator.resources.base import KeyReference
 from postroad_operator.resources.integrated import CertificateAccount, ClientCertificates, Kerberos
 from postroad_transport import config
-from postroad_transport.config import AuthMechanism, CertificateField
+from postroad_transport.config import AuthMechanism, CertificateField, Permission
 from postroad_transport.config.files import secret_name
+from postroad_transport.policy.principals import LEGACY_SERVERS, effective_permissions
 
 _FIELD = "spec.authentication"
 _NT_HASH = re.compile(r"[0-9A-Fa-f]{32}")
@@ -53,7 +54,12 @@ def compile_kerberos(
         warnings.append(f"{field}: the keys of smtp/ are all of weak types, which are not taken: add one of AES")
     file = secret_name("keytab", name, content, "keytab")
     files[file] = content
-    return config.Kerberos(keytab_file=file, realms=tuple(spec.realms), address_template=spec.address_template or "")
+    return config.Kerberos(
+        keytab_file=file,
+        realms=tuple(spec.realms),
+        address_template=spec.address_template or "",
+        legacy_servers=tuple(spec.legacy_servers),
+    )
 
 
 def compile_nt_hashes(
@@ -110,8 +116,11 @@ def surprises(part: config.ReceiveConnector) -> list[str]:
     offered = AuthMechanism.INTEGRATED in part.auth_mechanisms
     if offered and not accounts.has_integrated:
         warnings.append("spec.authMechanisms: Integrated offers nothing: give kerberos or ntlmSecretRef")
-    if accounts.has_integrated and not offered:
+    legacy = accounts.kerberos.legacy_servers if accounts.kerberos else ()
+    if accounts.has_integrated and not offered and (accounts.nt_hashes_file or not legacy):
         warnings.append(f"{_FIELD}: NTLM and GSSAPI are not offered: add Integrated to authMechanisms")
+    if legacy:
+        warnings += _legacy_surprises(part)
     if offered and accounts.nt_hashes_file and not part.require_tls:
         warnings.append(
             f"{_FIELD}.ntlmSecretRef: whoever listens to NTLM in clear can guess passwords at leisure: set requireTLS"
@@ -124,10 +133,22 @@ def surprises(part: config.ReceiveConnector) -> list[str]:
     return warnings
 
 
+def _legacy_surprises(part: config.ReceiveConnector) -> list[str]:
+    field = f"{_FIELD}.kerberos.legacyServers"
+    if AuthMechanism.EXCHANGE_SERVER not in part.auth_mechanisms:
+        return [f"{field}: X-EXPS is not offered: add ExchangeServer to authMechanisms"]
+    if Permission.SUBMIT not in effective_permissions(part.grants, LEGACY_SERVERS):
+        return [
+            f"{field}: they may not submit mail here: give LegacyExchangeServers SMTP-Submit, by permissionGroups or"
+            " by grants"
+        ]
+    return []
+
+
 def _check_nt_hashes(content: bytes, field: str) -> list[str]:
-    """Return a warning for each line that cannot be used; hashes are never quoted."""
+    """Return a warning for each line that cannot be used; nothing is quoted, for any Secret may be referred to."""
     warnings: list[str] = []
-    users: set[str] = set()
+    users: dict[str, int] = {}
     for number, line in enumerate(content.decode("utf-8", "replace").splitlines(), 1):
         text = line.strip()
         if not text or text.startswith("#"):
@@ -137,9 +158,9 @@ def _check_nt_hashes(content: bytes, field: str) -> list[str]:
         if not user or not _NT_HASH.fullmatch(encoded):
             warnings.append(f"{field}: line {number} is passed over: not user:NTHASH")
         elif user.casefold() in users:
-            warnings.append(f"{field}: line {number} is passed over: the user {user} stands twice")
+            warnings.append(f"{field}: line {number} is passed over: the user of line {users[user.casefold()]} again")
         else:
-            users.add(user.casefold())
+            users[user.casefold()] = number
     if not users:
         raise RefusedError(Reason.INVALID_REF, f"{field}: holds no usable account: write lines such as alice:NTHASH")
     return warnings

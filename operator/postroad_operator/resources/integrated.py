@@ -14,6 +14,7 @@ from postroad_operator.resources.rules import Checked, Rule
 from postroad_operator.resources.scalars import Unique
 
 _REALM = r"^[^@/\\\s]{1,255}$"
+_PRINCIPAL = r"^[^@\\\x00-\x20\x7f]+@[^@/\\\x00-\x20\x7f]+$"
 _THUMBPRINT = r"^[0-9A-Fa-f]{2}(:?[0-9A-Fa-f]{2}){31}$"
 _NAMES = ("email", "dns_name", "common_name", "thumbprint")
 
@@ -23,6 +24,19 @@ Realm = Annotated[
     Checked(
         (Rule("write a realm such as EXAMPLE.COM", holds=lambda v: re.search(_REALM, v) is not None),),
         (("pattern", _REALM),),
+    ),
+]
+KerberosPrincipal = Annotated[
+    str,
+    Field(max_length=512),
+    Checked(
+        (
+            Rule(
+                "write a principal with its realm, such as host/legacy1.mail.example@EXAMPLE.COM",
+                holds=lambda v: re.fullmatch(_PRINCIPAL, v) is not None,
+            ),
+        ),
+        (("pattern", _PRINCIPAL),),
     ),
 ]
 Thumbprint = Annotated[
@@ -43,7 +57,7 @@ AccountName = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x
 
 
 class Kerberos(Model):
-    """Kerberos realms: clients log in with a ticket (AUTH GSSAPI). Needs Integrated."""
+    """Kerberos realms: clients log in with a ticket (GSSAPI). Needs Integrated; legacy servers, ExchangeServer."""
 
     keytab_secret_ref: KeyReference
     """Secret key with a keytab: the keys of smtp/NAME for every name that clients dial."""
@@ -51,6 +65,9 @@ class Kerberos(Model):
     """Realms whose principals are accounts, named without the realm. Not given: the realm of the service's key."""
     address_template: AddressTemplate | None = None
     """An address made of the account's name, such as {account}@example.com. Not given: at the default domain."""
+    legacy_servers: Annotated[list[KerberosPrincipal], Field(max_length=256), Unique] = []
+    """Principals, of whatever realm, that are the organisation's legacy servers: LegacyExchangeServers. Their tickets
+    are taken by X-EXPS GSSAPI."""
 
 
 class CertificateAccount(Model):

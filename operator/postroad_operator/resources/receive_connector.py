@@ -102,7 +102,7 @@ class Authentication(Model):
     service_accounts: ServiceAccounts | None = None
     """Kubernetes service accounts that log in with their token (OAUTHBEARER, XOAUTH2, PLAIN and LOGIN)."""
     kerberos: Kerberos | None = None
-    """Kerberos realms whose users log in with a ticket (GSSAPI, with Integrated)."""
+    """Kerberos realms whose users log in with a ticket (GSSAPI, with Integrated); legacy servers (ExchangeServer)."""
     ntlm_secret_ref: KeyReference | None = None
     """Secret key with one account a line: user:NTHASH, or user:NTHASH:address,address (NTLM, with Integrated)."""
     client_certificates: ClientCertificates | None = None

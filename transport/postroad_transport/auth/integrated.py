@@ -1,4 +1,7 @@
-"""The mechanisms of ``Integrated`` (spec.md 2.1): NTLM and GSSAPI, each where it has accounts."""
+"""Windows' mechanisms (spec.md 2.1): NTLM and GSSAPI of ``Integrated``, X-EXPS GSSAPI of ``ExchangeServer``.
+
+Each is there where somebody can be known by it.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from postroad_transport.auth.exchange import Channel, Exchange
 from postroad_transport.auth.sources import Lease
 from postroad_transport.config import AuthMechanism, ReceiveConnector
 from postroad_transport.config.files import ConfigError
+from postroad_transport.policy.authentication import EXPS_GSSAPI, legacy_servers
 
 
 def integrated_mechanisms(
@@ -23,15 +27,14 @@ def integrated_mechanisms(
     mechanisms: dict[str, Callable[[Channel], Exchange]] = {}
     problems: tuple[str, ...] = ()
     config = connector.authentication
-    if AuthMechanism.INTEGRATED not in connector.auth_mechanisms:
-        return mechanisms, problems
-    if config.nt_hashes_file:
+    integrated, servers = AuthMechanism.INTEGRATED in connector.auth_mechanisms, legacy_servers(connector)
+    if integrated and config.nt_hashes_file:
         from postroad_transport.auth.ntlm import Ntlm, parse_nt_accounts
 
         hashes = parse_nt_accounts(read_secret(config.nt_hashes_file))
         problems = hashes.problems
         mechanisms["NTLM"] = lambda channel: Ntlm(hashes, channel, connector.fqdn)
-    if kerberos := config.kerberos:
+    if (kerberos := config.kerberos) and (integrated or servers):
         from postroad_transport.auth.kerberos import Gssapi, KerberosService, load
 
         try:
@@ -41,7 +44,10 @@ def integrated_mechanisms(
         service = lease.use(
             ("kerberos", kerberos), lambda: KerberosService(read_secret(kerberos.keytab_file), kerberos.realms)
         )
-        mechanisms["GSSAPI"] = lambda channel: Gssapi(
-            service, tls=channel.tls, address_template=kerberos.address_template
-        )
+        if integrated:
+            mechanisms["GSSAPI"] = lambda channel: Gssapi(
+                service, tls=channel.tls, address_template=kerberos.address_template
+            )
+        if servers:
+            mechanisms[EXPS_GSSAPI] = lambda channel: Gssapi(service, tls=channel.tls, servers=servers)
     return mechanisms, problems

@@ -1,4 +1,4 @@
-"""GSSAPI (RFC 4752): who the client's Kerberos ticket says it is.
+"""GSSAPI (RFC 4752): who the client's Kerberos ticket says it is, an account or a legacy server.
 
 The library (MIT Kerberos by ``gssapi``) is loaded where a keytab is configured, and works in threads of its own.
 Nothing here asks a KDC: a ticket is checked with the keytab alone.
@@ -131,10 +131,8 @@ class KerberosService:
         KerberosError
             The ticket is for another service.
         """
-        own, found = _PRINCIPAL.fullmatch(service), _PRINCIPAL.fullmatch(client)
-        if own is None or not own[1].lower().startswith("smtp/"):
-            raise KerberosError("wrong_service")
-        if found is None or found[2] not in (self._realms or {own[2]}) or not is_usable(found[1]):
+        own, found = own_realm(service), _PRINCIPAL.fullmatch(client)
+        if found is None or found[2] not in (self._realms or {own}) or not is_usable(found[1]):
             return None
         return found[1]
 
@@ -202,10 +200,20 @@ class Gssapi:
         Whether the exchange runs under TLS, where nobody overhears it.
     address_template
         Holds ``{account}``: the address of every account; empty: none is known.
+    servers
+        The principals, with their realms, that are taken, each by this name and no other; None: the realms' accounts.
     """
 
-    def __init__(self, service: KerberosService, *, tls: bool = False, address_template: str = "") -> None:
+    def __init__(
+        self,
+        service: KerberosService,
+        *,
+        tls: bool = False,
+        address_template: str = "",
+        servers: Collection[str] | None = None,
+    ) -> None:
         self._service = service
+        self._servers = servers
         self._tls = tls
         self._address_template = address_template
         self._acceptor: Acceptor | None = None
@@ -253,9 +261,9 @@ class Gssapi:
             raise SaslError(MALFORMED)
         if chosen[0] != _NO_SECURITY_LAYER[0]:
             return Rejected(client, "security_layer")
-        account = self._service.account(client, service)
+        account = self._account(client, service)
         if account is None:
-            return Rejected(client, "realm")
+            return Rejected(client, "realm" if self._servers is None else "not_listed")
         if chosen[4:] and chosen[4:].decode("utf-8", "replace") not in (account, client):
             # Nobody may act as somebody else.
             return Rejected(client, "authorization_identity")
@@ -263,6 +271,26 @@ class Gssapi:
         own = addresses([template.replace("{account}", account)]) if template else ()
         # A name that makes no address of the template makes none at the default domain either.
         return Accepted(Account(account, own, owns_name=bool(own) or not template))
+
+    def _account(self, client: str, service: str) -> str | None:
+        if self._servers is None:
+            return self._service.account(client, service)
+        own_realm(service)
+        return client if client in self._servers else None
+
+
+def own_realm(service: str) -> str:
+    """Return the realm of our own principal.
+
+    Raises
+    ------
+    KerberosError
+        It is not of ``smtp/``: the ticket is for another service of this host.
+    """
+    own = _PRINCIPAL.fullmatch(service)
+    if own is None or not own[1].lower().startswith("smtp/"):
+        raise KerberosError("wrong_service")
+    return own[2]
 
 
 @cache

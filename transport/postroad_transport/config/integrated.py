@@ -9,7 +9,7 @@ from postroad_transport.config.partners import TlsTrust
 
 
 class Kerberos(Part, frozen=True, kw_only=True):
-    """GSSAPI: principals of Kerberos realms are accounts."""
+    """GSSAPI: principals of Kerberos realms are accounts (AUTH), or legacy servers (X-EXPS)."""
 
     keytab_file: str
     """Secret file: a keytab with the keys of ``smtp/HOST`` for every name that clients dial."""
@@ -17,6 +17,8 @@ class Kerberos(Part, frozen=True, kw_only=True):
     """Realms whose principals are accounts, named without the realm; empty: the realm of the service's key."""
     address_template: str = ""
     """An address with ``{account}`` in it; empty: the account's name at the default domain."""
+    legacy_servers: tuple[str, ...] = ()
+    """Principals, each with its realm, that are legacy servers of the organisation. They need ``ExchangeServer``."""
 
 
 class CertificateField(StrEnum):

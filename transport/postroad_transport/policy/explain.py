@@ -11,16 +11,16 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from postroad_transport.config import AuthMechanism, Permission, ReceiveConnector, Role, TlsMode
+from postroad_transport.config import AuthMechanism, Permission, Principal, ReceiveConnector, TlsMode
 from postroad_transport.policy.address import AddressSyntaxError, Mailbox, parse_forward_path, parse_reverse_path
-from postroad_transport.policy.authentication import check_auth
+from postroad_transport.policy.authentication import EXPS_GSSAPI, check_auth
 from postroad_transport.policy.certificate import select
 from postroad_transport.policy.connectors import ConnectorPolicy, decisive_field
-from postroad_transport.policy.direct_trust import PRINCIPALS, VERB, check_anonymous_tls
+from postroad_transport.policy.direct_trust import VERB, check_anonymous_tls
 from postroad_transport.policy.domain_security import transaction_identity
 from postroad_transport.policy.headers import auth_as, firewall_permission, inspect, stamps
 from postroad_transport.policy.passing import mail_passes, message_passes
-from postroad_transport.policy.principals import authenticated_principals, initial_principals
+from postroad_transport.policy.principals import LEGACY_SERVERS, authenticated_principals, initial_principals
 from postroad_transport.policy.proof import PeerProof
 from postroad_transport.policy.receive import (
     AUTHENTICATION_UNSUCCESSFUL,
@@ -56,8 +56,9 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     helo: str = ""
     tls: bool = False
     """Whether STARTTLS has been used; a port with implicit TLS needs no telling."""
-    server: Role | None = None
-    """The role of the tier that the client is a server of, and proves to be with X-ANONYMOUSTLS; None: of none."""
+    server: Principal | None = None
+    """The group of servers that the client belongs to and proves it, legacy ones with X-EXPS, others with
+    X-ANONYMOUSTLS; None: it is no server."""
     proof: PeerProof | None = None
     """What the client's certificate proves, where one is presented and asked for."""
     account: str = ""
@@ -280,16 +281,21 @@ class _Walk:
         return self._note("STARTTLS", "", Allow("authMechanisms", field))
 
     def _prove_server(self) -> bool:
-        if self.scenario.server is None:
+        server, session = self.scenario.server, self.session
+        if server is None:
             return True
-        config, session = self.connector.config, self.session
+        if server is Principal.LEGACY_EXCHANGE_SERVERS:
+            verdict = check_auth(self.connector, session, EXPS_GSSAPI)
+            if isinstance(verdict, Allow):
+                session.principals, session.auth_mechanism = LEGACY_SERVERS, EXPS_GSSAPI
+            return self._note(EXPS_GSSAPI, "", verdict)
+        config = self.connector.config
         verdict = check_anonymous_tls(
             config, self.tier.config, self._mode(), tls=session.tls, issued=self.certificates_issued
         )
-        principal = PRINCIPALS[self.scenario.server]
         if isinstance(verdict, Allow):
             session.tls = True
-            session.principals = frozenset({str(principal)})
+            session.principals = frozenset({str(server)})
             session.auth_mechanism = VERB
         return self._note(VERB, "", verdict)
 

@@ -15,6 +15,7 @@ from postroad_transport.config import (
 )
 from postroad_transport.policy.session import ANONYMOUS
 
+LEGACY_SERVERS = frozenset({str(Principal.LEGACY_EXCHANGE_SERVERS)})
 EXTERNALLY_SECURED = frozenset({str(Principal.EXTERNALLY_SECURED_SERVERS)})
 
 

@@ -1,4 +1,7 @@
-"""AUTH (RFC 4954): drives a SASL exchange over the connection, and delays the reply to a failure."""
+"""AUTH (RFC 4954) and X-EXPS: a SASL exchange over the connection, and the reply to a failure delayed.
+
+AUTH makes the session an account's, X-EXPS a legacy server's (spec.md 2.1). All else is common to both.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,8 @@ from postroad_transport.auth.exchange import Accepted, Channel, ErrorChallenge, 
 from postroad_transport.auth.names import MAX_NAME
 from postroad_transport.auth.passwords import OverloadedError
 from postroad_transport.auth.sasl import Challenge, SaslError, decode
-from postroad_transport.policy.authentication import check_auth
-from postroad_transport.policy.principals import authenticated_principals
+from postroad_transport.policy.authentication import EXPS, EXPS_GSSAPI, check_auth
+from postroad_transport.policy.principals import LEGACY_SERVERS, authenticated_principals
 from postroad_transport.policy.receive import check_login
 from postroad_transport.policy.verdict import Refuse
 from postroad_transport.smtp import replies
@@ -38,29 +41,37 @@ class AccountClosedError(Exception):
 
 
 class Authentication(ContentVerbs):
-    """Mixin with AUTH."""
+    """Mixin with AUTH and X-EXPS."""
 
     _failed_logins: int
     _standing: Standing
 
     def verb_auth(self, argument: bytes) -> bytes | Awaitable[bytes]:
         """RFC 4954 section 4."""
+        return self._take_login("AUTH", argument, replies.AUTH_SYNTAX)
+
+    def verb_x_exps(self, argument: bytes) -> bytes | Awaitable[bytes]:
+        """Take ``X-EXPS``: a legacy server's AUTH."""
+        return self._take_login(EXPS, argument, replies.EXPS_SYNTAX, prefix=f"{EXPS} ")
+
+    def _take_login(self, verb: str, argument: bytes, syntax: bytes, *, prefix: str = "") -> bytes | Awaitable[bytes]:
+        """Begin an exchange. `prefix` makes the mechanism's name what it is called everywhere else."""
         facts, connector = self.facts, self.connector
         if not self.session.extended_smtp:
             return replies.EHLO_FIRST
-        if facts.account:
+        if self.session.authenticated:
             return replies.ALREADY_AUTHENTICATED
         if self._begun:
             return replies.NOT_IN_TRANSACTION
         words = argument.split()
-        name = words[0].decode("ascii", "replace").upper() if words else ""
+        name = prefix + (words[0].decode("ascii", "replace").upper() if words else "")
         verdict = check_auth(connector.policy, facts, name)
         if isinstance(verdict, Refuse):
-            return self.refusal("AUTH", verdict)
+            return self.refusal(verb, verdict)
         if not connector.authenticator:
             return replies.AUTH_NOT_OFFERED
         if not 1 <= len(words) <= 2:
-            return replies.AUTH_SYNTAX
+            return syntax
         self._standing = connector.bans.standing(facts.remote_ip)
         if self._standing is Standing.BANNED:
             connector.bans.refused(ADDRESS)
@@ -157,19 +168,23 @@ class Authentication(ContentVerbs):
 
     async def _log_in(self, used: str, accepted: Accepted) -> bytes:
         account = accepted.account
-        facts = replace(
-            self.facts,
-            principals=authenticated_principals(account.name),
-            account=account.name,
-            account_addresses=account.addresses,
-            account_owns_name=account.owns_name,
-            auth_mechanism=used,
-        )
-        verdict = check_login(self.connector.policy, facts)
-        if isinstance(verdict, Refuse):
-            self.refusal("AUTH", verdict, account.name)
-            await self._note_failure(used, Rejected(account.name, PERMISSION))
-            return await self._refused_login()
+        if used == EXPS_GSSAPI:
+            # A server, as by X-ANONYMOUSTLS: it has no addresses of its own, and MAIL says what it may not do.
+            facts = replace(self.facts, principals=LEGACY_SERVERS, auth_mechanism=used)
+        else:
+            facts = replace(
+                self.facts,
+                principals=authenticated_principals(account.name),
+                account=account.name,
+                account_addresses=account.addresses,
+                account_owns_name=account.owns_name,
+                auth_mechanism=used,
+            )
+            verdict = check_login(self.connector.policy, facts)
+            if isinstance(verdict, Refuse):
+                self.refusal("AUTH", verdict, account.name)
+                await self._note_failure(used, Rejected(account.name, PERMISSION))
+                return await self._refused_login()
         self.facts = facts
         self.session.authenticated = True
         self._count_login(used, "ok")

@@ -385,6 +385,7 @@ VERBS: dict[bytes, Verb] = {
     b"AUTH": Reception.verb_auth,
     b"STARTTLS": Reception.verb_starttls,
     b"X-ANONYMOUSTLS": Reception.verb_x_anonymoustls,
+    b"X-EXPS": Reception.verb_x_exps,
 }
 
 VERBS_OF_PARTNERS_AT_ONCE = {verb: method for verb, method in VERBS_AT_ONCE.items() if verb != b"MAIL"}

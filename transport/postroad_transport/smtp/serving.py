@@ -16,7 +16,7 @@ from postroad_transport.auth.sources import Sources
 from postroad_transport.config import ReceiveConnector, TierConfig, TlsMode, TlsTrust
 from postroad_transport.config.files import read_secret
 from postroad_transport.message import Content, Envelope
-from postroad_transport.policy.authentication import check_auth
+from postroad_transport.policy.authentication import EXPS_GSSAPI, check_auth
 from postroad_transport.policy.certificate import Selection, names_served, select
 from postroad_transport.policy.connectors import ConnectorPolicy
 from postroad_transport.policy.direct_trust import VERB, check_anonymous_tls
@@ -89,7 +89,7 @@ class PreparedConnector:
         return self.tls_context is not None and mode is TlsMode.STARTTLS and not tls
 
     def offers_auth(self, *, tls: bool, certified: bool = False) -> list[str]:
-        """Return the SASL mechanisms that are offered (spec.md 2.1); `certified`: to whom showed a certificate."""
+        """Return the mechanisms that are offered (spec.md 2.1); `certified`: to whom showed a certificate."""
         facts = SessionFacts(remote_ip="", local_port=0, tls=tls, client_certificate=certified)
         return [name for name in self.authenticator.names if isinstance(check_auth(self.policy, facts, name), Allow)]
 
@@ -101,8 +101,10 @@ class PreparedConnector:
         offers = ["STARTTLS"] if self.offers_starttls(mode, tls=tls) else []
         if self.server_trust is not None and mode is TlsMode.STARTTLS and not tls:
             offers.append(VERB)
-        if mechanisms := self.offers_auth(tls=tls, certified=certified):
-            offers.append("AUTH " + " ".join(mechanisms))
+        mechanisms = self.offers_auth(tls=tls, certified=certified)
+        offers += (name for name in mechanisms if name == EXPS_GSSAPI)
+        if sasl := [name for name in mechanisms if name != EXPS_GSSAPI]:
+            offers.append("AUTH " + " ".join(sasl))
         if exch50:
             offers.append("XEXCH50")
         return offers

@@ -15,6 +15,7 @@ import msgspec
 from postroad_transport.auth.accounts import parse_accounts
 from postroad_transport.config import Drop, Maildir, ReceiveConnector, TierConfig, TlsMode
 from postroad_transport.config.files import read_secret
+from postroad_transport.policy.authentication import EXPS_GSSAPI
 from postroad_transport.policy.connectors import decisive_field
 from postroad_transport.policy.direct_trust import VERB
 from postroad_transport.policy.explain import CLOSED_SILENTLY, CONNECTION, AccountsOf, Explanation, Scenario, Step
@@ -33,6 +34,7 @@ CONNECTION_REFUSED = "connection refused: no connector is bound to this port"
 _POSITIVE = {
     "STARTTLS": replies.READY_FOR_TLS,
     VERB: replies.READY_FOR_TLS,
+    EXPS_GSSAPI: replies.AUTHENTICATED,
     "AUTH": replies.AUTHENTICATED,
     "MAIL": replies.SENDER_OK,
     "RCPT": replies.RECIPIENT_OK,
