@@ -114,7 +114,7 @@ def test_nt_hashes_become_a_secret_file_and_bad_lines_are_warned_of_without_thei
     warnings = verdict(made, "r").warnings
     assert [warning.partition(": ")[2] for warning in warnings] == [
         "line 4 is passed over: not user:NTHASH",
-        "line 5 is passed over: the user ALICE stands twice",
+        "line 5 is passed over: the user of line 3 again",
     ]
     assert "hunter2" not in str(warnings)
 

@@ -162,6 +162,16 @@ def test_an_account_source_that_is_missing_or_empty_is_refused(objects: Any, rea
     assert "plain" not in result.message
 
 
+@pytest.mark.parametrize("field", ["htpasswdSecretRef", "ntlmSecretRef"])
+@pytest.mark.parametrize("beside", ["", f"good:{HASH}\ngood:{HASH}\n", f"good:{'0' * 32}\ngood:{'0' * 32}\n"])
+def test_a_reference_to_another_secret_shows_nothing_of_it(field: str, beside: str) -> None:
+    other = secret("other", key=f"{beside}postgres://admin:hunter2@db\n5551234:AAHtoken:more\nKEY\n")
+    made = compiled(rconn(usage="Client", authentication={field: {"name": "other", "key": "key"}}), other)
+    told = str(verdict(made, "r"))
+    assert field in told
+    assert not any(part in told for part in ("postgres", "admin", "hunter2", "5551234", "AAH", "KEY", "good"))
+
+
 def test_accounts_that_scram_leaves_out_are_named() -> None:
     keys = "SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$" + ":".join(
         ["WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY="] * 2
@@ -169,8 +179,8 @@ def test_accounts_that_scram_leaves_out_are_named() -> None:
     lines = f"alice:{HASH}\nbob:{keys}:bob@a.example\ncarol:{keys.replace('4096', '1')}\n"
     result = compiled(rconn(usage="Client", authentication=ACCOUNTS), secret("accounts", htpasswd=lines))
     warnings = verdict(result, "r").warnings
-    assert any("1 account(s) have no SCRAM keys (alice)" in warning for warning in warnings)
-    assert any("line 3 is passed over: carol: the SCRAM iterations must be" in warning for warning in warnings)
+    assert any("1 account(s) have no SCRAM keys (line 1)" in warning for warning in warnings)
+    assert any("line 3 is passed over: the SCRAM iterations must be" in warning for warning in warnings)
     assert not any("W22Z" in warning for warning in warnings)
 
 
