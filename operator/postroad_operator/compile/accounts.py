@@ -45,7 +45,8 @@ def check_htpasswd(content: bytes, field: str) -> list[str]:
     if len(without) < len(users) and without:
         warnings.append(
             f"{field}: SCRAM-SHA-256 is offered, but {len(without)} account(s) have no SCRAM keys"
-            f" (line {_some(without)}): a client that chooses SCRAM cannot log in as them: make keys with postroad htpasswd --scheme scram"
+            f" (line {_some(without)}): a client that chooses SCRAM cannot log in as them: make keys with"
+            " postroad htpasswd --scheme scram"
         )
     return warnings
 
