@@ -7,7 +7,9 @@ import base64
 import contextlib
 import datetime
 import smtplib
+import socket
 import ssl
+import struct
 
 import bcrypt
 import pytest
@@ -325,6 +327,7 @@ def old(pem) -> ssl.SSLContext:
         (b"GET / HTTP/1.1\r\nHost: mail.example.com\r\n\r\n", "not_tls"),
         (b"\x16\x03\x01\x00\x04\x02\x00\x00\x00", "protocol_error"),
         (b"", "disconnected"),
+        (b"\x16\x03\x01\x01\x00\x01", "disconnected"),
     ],
 )
 async def test_a_failed_handshake_is_counted_and_logged_by_its_reason(tls_tier, mode, said, reason):
@@ -334,9 +337,11 @@ async def test_a_failed_handshake_is_counted_and_logged_by_its_reason(tls_tier, 
         await line.start()
         await line.ask("STARTTLS")
     await line.send(said)
-    if not said:
+    if reason == "disconnected":
         line.close()
     await until(lambda: tier.count("postroad_tls_handshakes_total", direction="in", version="", result=reason))
+    await until(lambda: len(tier.listeners.sessions) == 0)
+    assert tier.count("postroad_sessions_open") == 0
     assert '"tls.failed"' in tier.events()
     assert f'"reason":"{reason}"' in tier.events()
     assert '"connector":"internet","client":"127.0.0.1"' in tier.events()
@@ -392,3 +397,19 @@ async def test_clients_that_never_finish_their_handshake_count_towards_the_caps(
     assert sum(tier.listeners.sessions._by_source.values()) == 2
     assert (await line.ask("QUIT")).startswith("221")
     await until(lambda: sum(tier.listeners.sessions._by_source.values()) == 1)
+
+
+async def test_a_connection_that_is_reset_in_the_middle_of_its_handshake_leaves_no_session_behind(tls_tier):
+    tier = await tls_tier()
+    for _ in range(5):
+        line = await tier.connect()
+        await line.start()
+        await line.ask("STARTTLS")
+        # Closing with unread input, or with linger 0, sends a reset.
+        sock = line.writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await line.send(b"\x16\x03\x01")
+        line.writer.transport.abort()
+    await until(lambda: tier.count("postroad_tls_handshakes_total", direction="in", result="disconnected") == 5)
+    await until(lambda: len(tier.listeners.sessions) == 0)
+    assert tier.count("postroad_sessions_open") == 0

@@ -210,15 +210,19 @@ class Connection:
         if self._reading_paused:
             self._reading_paused = False
             self.transport.resume_reading()
+        clear = self.transport
         try:
             transport = await self.loop.start_tls(
-                self.transport,
+                clear,
                 self,  # type: ignore[arg-type]  # the class this is mixed into is a protocol
                 context,
                 server_side=True,
                 ssl_handshake_timeout=self.tls_handshake_timeout,
             )
         except (TimeoutError, OSError) as error:
+            clear.close()
+            # Event loops tell nobody that a connection was lost in the middle of a handshake.
+            self.loop.call_soon(self.connection_lost, error)
             raise TLSSetupException from error
         if transport is None or self.transport is None:
             raise Disconnected
