@@ -22,7 +22,8 @@ from pathlib import Path
 from postroad_transport.config import DirectTrust, TlsPolicy
 from postroad_transport.config.files import SECRETS_DIRECTORY, ConfigError
 from postroad_transport.policy.direct_trust import principals_by_thumbprint, thumbprint
-from postroad_transport.tls.policy import apply_policy
+from postroad_transport.tls.native import limit_groups
+from postroad_transport.tls.policy import GROUPS, apply_policy
 from postroad_transport.tls.server import forbid_resumption, load_certificate
 
 _NO_CHECK_TIME = 0x200000
@@ -99,6 +100,7 @@ def _contexts(chain: Path, key: Path, trusted: tuple[str, ...]) -> tuple[ssl.SSL
             _trust(context, anchors)
     # A session that can be resumed would outlive the certificate's place in the store.
     forbid_resumption(server)
+    limit_groups(server, *GROUPS)
     return server, client
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 _POINTER = ctypes.sizeof(ctypes.c_void_p)
 _SET_SESSION_CACHE_MODE = 44  # SSL_CTRL_SET_SESS_CACHE_MODE
+_SET_GROUPS_LIST = 92  # SSL_CTRL_SET_GROUPS_LIST
 _OFF = 0  # SSL_SESS_CACHE_OFF
 
 
@@ -51,10 +52,24 @@ def own_certificate(tls: ssl.SSLObject) -> bytes | None:
 
 def turn_session_cache_off(context: ssl.SSLContext) -> None:
     """Let nobody resume a server's session by its identifier (TLS 1.2); what tickets do is up to the options."""
+    pointer = _server(context)
+    if pointer is not None:
+        _library().SSL_CTX_ctrl(pointer, _SET_SESSION_CACHE_MODE, _OFF, None)
+
+
+def limit_groups(context: ssl.SSLContext, *lists: str) -> None:
+    """Have a server agree on keys by the first of `lists`, in OpenSSL's terms, of which it knows all groups."""
+    pointer = _server(context)
+    if pointer is not None:
+        any(_library().SSL_CTX_ctrl(pointer, _SET_GROUPS_LIST, 0, groups.encode()) for groups in lists)
+        # What is left there would be taken for the next session's.
+        _library().ERR_clear_error()
+
+
+def _server(context: ssl.SSLContext) -> int | None:
     # A session that goes nowhere, for the proof that the context's pointer is where it is looked for.
     probe = context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True)
-    if _session(probe) is not None:
-        _library().SSL_CTX_ctrl(_pointer(context, object.__basicsize__), _SET_SESSION_CACHE_MODE, _OFF, None)
+    return None if _session(probe) is None else _pointer(context, object.__basicsize__)
 
 
 def _session(tls: ssl.SSLObject) -> int | None:
@@ -82,7 +97,8 @@ def _library() -> Any:
             ("SSL_get_SSL_CTX", pointer, pointer),
             ("SSL_get_certificate", pointer, pointer),
             ("i2d_X509", number, pointer, pointer),
-            ("SSL_CTX_ctrl", ctypes.c_long, pointer, number, ctypes.c_long, pointer),
+            ("SSL_CTX_ctrl", ctypes.c_long, pointer, number, ctypes.c_long, ctypes.c_char_p),
+            ("ERR_clear_error", None),
             (
                 "SSL_export_keying_material",
                 number,

@@ -1,8 +1,7 @@
 """Named policies of TLS: the versions and suites that each stands for.
 
-All but Legacy keep to key exchanges with forward secrecy (ECDHE; the library's groups, X25519 and P-256 first) and
-TLS 1.2 at least; TLS 1.3 is always spoken. Nowhere are there compression, renegotiation, RC4, 3DES, MD5, anonymous or
-export suites.
+All but Legacy keep to key exchanges with forward secrecy (ECDHE) and TLS 1.2 at least; TLS 1.3 is always spoken.
+Nowhere are there compression, renegotiation, RC4, 3DES, MD5, anonymous or export suites.
 """
 
 from __future__ import annotations
@@ -33,6 +32,14 @@ TERMS = {
     # Level 0, since TLS 1.0 and 1.1 sign with SHA-1.
     TlsPolicy.LEGACY: Terms(ssl.TLSVersion.TLSv1, f"{_INTERMEDIATE}:RSA+AES:!AESCCM:{_NEVER}:@SECLEVEL=0"),
 }
+
+
+GROUPS = ("X25519MLKEM768:X25519:P-256:P-384", "X25519:P-256:P-384")
+"""Lists of groups that a server agrees on keys by; the hybrid one where OpenSSL has it (3.5).
+
+Not the library's own list: there are finite fields of 8192 bits in it, of which each costs a server tens of
+milliseconds and its client nothing (CVE-2002-20001).
+"""
 
 
 def apply_policy(context: ssl.SSLContext, policy: TlsPolicy) -> None:

@@ -11,8 +11,8 @@ from typing import NamedTuple
 from postroad_transport.config import TlsPolicy
 from postroad_transport.config.files import ConfigError
 from postroad_transport.policy.certificate import served_for
-from postroad_transport.tls.native import turn_session_cache_off
-from postroad_transport.tls.policy import apply_policy
+from postroad_transport.tls.native import limit_groups, turn_session_cache_off
+from postroad_transport.tls.policy import GROUPS, apply_policy
 
 
 class KeyPair(NamedTuple):
@@ -77,6 +77,7 @@ def server_context(
         return asking
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     apply_policy(context, policy)
+    limit_groups(context, *GROUPS)
     for pair in pairs:
         load_certificate(context, *pair)
     if others:
