@@ -11,6 +11,7 @@ import pytest
 from resource_cases import DOMAIN, RECEIVE, document
 
 from postroad_operator.compile import TierSettings
+from postroad_operator.handlers.admission import index_for
 from postroad_operator.handlers.cluster import INPUTS, Cluster, Watched, watched_of
 from postroad_operator.handlers.loop import Reconciler
 from postroad_operator.handlers.metrics import OperatorMetrics
@@ -392,3 +393,25 @@ def test_a_refused_status_is_tried_ever_more_rarely() -> None:
     assert refusals.due("a", "2", now - 1)
     assert refusals.wait(set(), now) == 300.0
     assert refusals.note("a", "1", now)
+
+
+def test_reviews_know_where_a_service_hides_clients() -> None:
+    cluster, settings = Cluster(NAMESPACE, "lease"), TierSettings(namespace=NAMESPACE)
+    index = index_for(cluster, settings)
+
+    def show(namespace: str, *, gone: bool = False) -> dict[int, tuple[str, ...]]:
+        document = {
+            "metadata": {"name": "front", "namespace": namespace, "uid": namespace},
+            "spec": {"type": "NodePort", "selector": {"postroad.dev/tier": "default"}, "ports": [{"port": 25}]},
+        }
+        watched = watched_of("Service", document)
+        cluster._objects["Service"][watched.identity] = watched
+        if gone:
+            del cluster._objects["Service"][watched.identity]
+        cluster._show(index, "Service", watched, gone=gone)
+        with index.world("default") as world:
+            return dict(world.settings.hidden_ports)
+
+    assert show("elsewhere") == {}
+    assert show(NAMESPACE) == {25: ("front",)}
+    assert show(NAMESPACE, gone=True) == {}
