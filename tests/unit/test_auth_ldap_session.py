@@ -141,3 +141,25 @@ def test_the_password_to_search_with_does_not_show_in_a_repr() -> None:
     read = Credentials.read(b'{"username": "cn=x", "password": "hush"}')
     assert (read.dn, read.password) == ("cn=x", "hush")
     assert "hush" not in repr(read)
+
+
+class Searched:
+    """A connection whose search finds one entry, and ends with a result code."""
+
+    def __init__(self, code: int) -> None:
+        self.result = {"result": code, "description": ""}
+        self.response = [{"type": "searchResEntry", "dn": "uid=alice", "raw_attributes": {"uid": [b"alice"]}}]
+
+    def search(self, *_: object, **__: object) -> None:
+        """Take any search."""
+
+
+@pytest.mark.parametrize(("code", "found"), [(0, True), (4, False)])
+def test_an_entry_is_not_the_only_one_where_the_server_stopped_after_it(code: int, found: bool) -> None:
+    session = Session(CONFIG, CONFIG.servers[0], Credentials(), None)
+    session._search = Searched(code)
+    assert (session._find("alice") is not None) == found
+
+
+def test_an_entry_cannot_be_a_service_account() -> None:
+    assert account_of({"uid": [b"system:serviceaccount:prod:billing"]}, CONFIG, "uid=x") is None
