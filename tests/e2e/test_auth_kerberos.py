@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from pathlib import Path
 
 import pytest
-from kdc_kit import needs_kdc, running_realm
+from kdc_kit import Client, needs_kdc, running_realm
 
 from postroad_transport.auth.accounts import Account, AuthUnavailableError
 from postroad_transport.auth.exchange import Accepted, Rejected
@@ -26,11 +25,8 @@ def realm(tmp_path_factory):
         made.add("bob/admin", "secret")
         made.add(HOST)
         made.add("HTTP/mail.example.test")
-        before = {name: os.environ.get(name) for name in ("KRB5_CONFIG", "KRB5RCACHENAME")}
-        os.environ["KRB5_CONFIG"] = made.environment["KRB5_CONFIG"]
-        yield made
-        for name, value in before.items():
-            os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
+        with made.in_process():
+            yield made
 
 
 @pytest.fixture
@@ -38,28 +34,6 @@ async def service(realm):
     made = KerberosService(realm.keytab(HOST, name="smtp.keytab").read_bytes())
     yield made
     await made.close()
-
-
-class Client:
-    """The client's side of RFC 4752, on MIT Kerberos."""
-
-    def __init__(self, cache: Path, service: str, realm: str, *, mutual: bool = True):
-        import gssapi
-
-        name = gssapi.Name(f"{service}@{realm}", gssapi.NameType.kerberos_principal)
-        flags = gssapi.RequirementFlag.integrity
-        if mutual:
-            flags |= gssapi.RequirementFlag.mutual_authentication
-        credentials = gssapi.Credentials(usage="initiate", store={"ccache": str(cache)})
-        self.context = gssapi.SecurityContext(
-            name=name, creds=credentials, flags=flags, mech=gssapi.MechType.kerberos, usage="initiate"
-        )
-
-    def answer(self, challenge: bytes, choice: bytes = b"\x01\x00\x00\x00") -> bytes:
-        if not self.context.complete:
-            return self.context.step(challenge or None) or b""
-        assert self.context.unwrap(challenge).message == b"\x01\x00\x00\x00"
-        return self.context.wrap(choice, False).message
 
 
 async def run(exchange: Gssapi, client: Client, choice: bytes = b"\x01\x00\x00\x00", sent: list[bytes] | None = None):
@@ -121,7 +95,20 @@ async def test_a_ticket_for_another_service_of_the_host_is_not_taken(realm):
     both = KerberosService(realm.keytab(HOST, "HTTP/mail.example.test", name="both.keytab").read_bytes())
     client = Client(realm.log_in("alice", "secret"), "HTTP/mail.example.test", realm.name)
     assert await run(Gssapi(both), client) == Rejected("alice@EXAMPLE.TEST", "wrong_service")
+    servers = Gssapi(both, servers={"alice@EXAMPLE.TEST"})
+    client = Client(realm.log_in("alice", "secret"), "HTTP/mail.example.test", realm.name)
+    assert await run(servers, client) == Rejected("alice@EXAMPLE.TEST", "wrong_service")
     await both.close()
+
+
+async def test_a_listed_server_keeps_its_realm_and_acts_as_nobody_else(realm, service):
+    listed = {"alice@EXAMPLE.TEST"}
+    for identity, accepted in ((b"", True), (b"alice@EXAMPLE.TEST", True), (b"alice", False), (b"bob", False)):
+        client = Client(realm.log_in("alice", "secret"), HOST, realm.name)
+        answer = await run(Gssapi(service, servers=listed), client, b"\x01\x00\x00\x00" + identity)
+        assert isinstance(answer, Accepted) == accepted
+        name = answer.account.name if accepted else answer.username
+        assert name == "alice@EXAMPLE.TEST"
 
 
 @pytest.mark.parametrize("tls", [True, False])

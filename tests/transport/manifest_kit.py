@@ -17,7 +17,7 @@ HASH = "$2b$04$6tcdIZE7k749KmKiOBbvte9T9.5OZozpns/zfPBFWJb9XKjWlj.I."
 
 
 def resource(kind: str, name: str, spec: dict[str, Any]) -> Resource:
-    return _read({"apiVersion": "postroad.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec})
+    return read({"apiVersion": "postroad.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec})
 
 
 def users(*lines: str) -> Resource:
@@ -26,10 +26,10 @@ def users(*lines: str) -> Resource:
         f"{name}:{HASH}:{addresses}\n" for name, _, addresses in (line.partition(":") for line in lines)
     )
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "users"}}
-    return _read(secret | {"stringData": {"htpasswd": htpasswd}})
+    return read(secret | {"stringData": {"htpasswd": htpasswd}})
 
 
-def _read(document: dict[str, Any]) -> Resource:
+def read(document: dict[str, Any]) -> Resource:
     parsed = parse(document)
     assert not isinstance(parsed, Ignored | Invalid), parsed
     return parsed

@@ -1,19 +1,24 @@
 """Group, usage and grant by role by principal by verb: by the pure functions, and over real SMTP.
 
-Hub and edge servers prove themselves with X-ANONYMOUSTLS. Partners and legacy servers, who authenticate by other
-means, have real sessions that begin with the principal which these give them.
+Hub and edge servers prove themselves with X-ANONYMOUSTLS, legacy servers with X-EXPS GSSAPI. Partners, and legacy
+servers where there is no KDC, have real sessions that begin with the principal which they would prove to be.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import ssl
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import pytest
-from manifest_kit import ACCOUNTS, auth_plain, compiled, connector, domain, free_ports, secrets, users
+from kdc_kit import Client, missing, running_realm
+from keytab_kit import entry, keytab
+from manifest_kit import ACCOUNTS, auth_plain, compiled, connector, domain, free_ports, read, secrets, users
 from permission_matrix import (
     ALL,
     BIG,
@@ -31,6 +36,7 @@ from permission_matrix import (
     expected,
     members,
 )
+from ticket_login import log_in
 from trust_kit import party, trust
 
 from postroad_operator.compile import Compilation, Reason
@@ -47,6 +53,10 @@ from postroad_transport.tls.direct_trust import trust_contexts
 
 CASES = list(cases())
 CERTIFIED = {"HubTransportServers": "hub", "EdgeTransportServers": "edge"}
+LEGACY, REALM, SERVICE = "host/legacy1.mail.example", "EXAMPLE.TEST", "smtp/mail.example.com"
+KERBEROS = {
+    "kerberos": {"keytabSecretRef": {"name": "keys", "key": "keytab"}, "legacyServers": [f"{LEGACY}@{REALM}"]}
+}
 
 
 def address_of(index: int) -> str:
@@ -55,21 +65,25 @@ def address_of(index: int) -> str:
 
 
 def case_connector(case: Case, index: int, port: int) -> Resource:
-    mechanism = {"ExternallySecuredServers": "ExternalAuthoritative"} | dict.fromkeys(CERTIFIED, "ExchangeServer")
+    legacy = case.principal == "LegacyExchangeServers"
+    mechanism = {"ExternallySecuredServers": "ExternalAuthoritative", "LegacyExchangeServers": "ExchangeServer"}
+    mechanism |= dict.fromkeys(CERTIFIED, "ExchangeServer")
     spec = case.spec | {
         "remoteIPRanges": [f"{address_of(index)}/32"],
         "authMechanisms": [mechanism.get(case.principal, "BasicAuth")],
-        "authentication": ACCOUNTS,
+        "authentication": KERBEROS if legacy else ACCOUNTS,
         "limits": {"messageSize": SIZE_LIMIT},
     }
     return connector(f"c{index}", port, **spec)
 
 
-def compiled_cases(role: str, port: int) -> tuple[Compilation, list[tuple[str, Case]]]:
-    """Compile every case of a role; return the compilation and the cases by connector name."""
+def compiled_cases(role: str, port: int, keys: bytes = b"") -> tuple[Compilation, list[tuple[str, Case]]]:
+    """Compile every case of a role, with a keytab; return the compilation and the cases by connector name."""
     mine = [(index, case) for index, case in enumerate(CASES) if case.role == role]
     objects = [case_connector(case, index, port) for index, case in mine]
-    compilation = compiled(*objects, domain("example.com"), users(f"alice:{OWN}"), role=Role(role))
+    data = {"keytab": base64.b64encode(keys or keytab(entry(SERVICE, REALM))).decode()}
+    secret = read({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys"}, "data": data})
+    compilation = compiled(*objects, domain("example.com"), users(f"alice:{OWN}"), secret, role=Role(role))
     assert [v for v in compilation.verdicts if not v.accepted] == []
     return compilation, [(f"c{index}", case) for index, case in mine]
 
@@ -156,6 +170,29 @@ def test_the_matrix_covers_every_permission_of_every_principal() -> None:
 # Over real SMTP.
 
 
+@dataclass
+class Tickets:
+    """A legacy server's tickets, and the keytab with the tier's keys."""
+
+    cache: Path
+    keytab: bytes
+
+    def client(self) -> Client:
+        return Client(self.cache, SERVICE, REALM)
+
+
+@pytest.fixture(scope="module")
+def tickets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tickets | None]:
+    """Tickets of a real KDC; None where there is none."""
+    if missing():
+        yield None
+        return
+    with running_realm(tmp_path_factory.mktemp("kdc"), REALM) as realm, realm.in_process():
+        realm.add(LEGACY, "secret")
+        realm.add(SERVICE)
+        yield Tickets(realm.log_in(LEGACY, "secret"), realm.keytab(SERVICE).read_bytes())
+
+
 class Session:
     """A client that knows the probes."""
 
@@ -184,7 +221,9 @@ class Session:
         return await self.ask("bytes")  # 7 octets with the CRLF
 
 
-async def talked(tier, case: Case, index: int, contexts: dict[str, ssl.SSLContext]) -> dict[str, object]:
+async def talked(
+    tier, case: Case, index: int, contexts: dict[str, ssl.SSLContext], tickets: Tickets | None
+) -> dict[str, object]:
     found: dict[str, object] = {}
     line = await tier.connect(local_addr=(address_of(index), 0))
     session = Session(line)
@@ -193,6 +232,8 @@ async def talked(tier, case: Case, index: int, contexts: dict[str, ssl.SSLContex
     if case.principal in CERTIFIED:
         assert await line.ask("X-ANONYMOUSTLS") == "220 2.0.0 Ready to start TLS"
         await line.writer.start_tls(contexts[case.principal])
+    if case.principal == "LegacyExchangeServers" and tickets is not None:
+        assert await log_in(line, tickets.client()) == "235 2.7.0 Authentication successful"
     if case.principal.startswith("user:"):
         found["login"] = await session.ask(auth_plain("alice"))
     offers = (await line.ask("EHLO client.example")).split("\n")
@@ -218,8 +259,10 @@ async def talked(tier, case: Case, index: int, contexts: dict[str, ssl.SSLContex
 
 
 @pytest.mark.parametrize("role", ["hub", "edge"])
-async def test_real_sessions_answer_every_case_as_the_tables_say(role: str, make_tier, tmp_path: Path) -> None:
-    compilation, named = compiled_cases(role, *free_ports(1))
+async def test_real_sessions_answer_every_case_as_the_tables_say(
+    role: str, make_tier, tmp_path: Path, tickets: Tickets | None
+) -> None:
+    compilation, named = compiled_cases(role, *free_ports(1), keys=tickets.keytab if tickets else b"")
     secrets(tmp_path, compilation)
     servers = {principal: party(name) for principal, name in CERTIFIED.items()}
     own = party("own")
@@ -230,12 +273,16 @@ async def test_real_sessions_answer_every_case_as_the_tables_say(role: str, make
     }
     tier = await make_tier(config=msgspec.structs.replace(compilation.config, direct_trust=known))
     for name, case in named:
-        if case.principal in ("PartnerServers", "LegacyExchangeServers"):
+        if case.principal == "PartnerServers" or (case.principal == "LegacyExchangeServers" and tickets is None):
             tier.serving.connectors[name].principals = frozenset({case.principal})
-    results = await asyncio.gather(*(talked(tier, case, int(name[1:]), contexts) for name, case in named))
+    results = await asyncio.gather(*(talked(tier, case, int(name[1:]), contexts, tickets) for name, case in named))
     assert {case.name: result for (_, case), result in zip(named, results, strict=True)} == {
         case.name: expected(case) for _, case in named
     }
+    legacy = sum(case.principal == "LegacyExchangeServers" for _, case in named)
+    assert tier.count("postroad_authentications_total", mechanism="X-EXPS GSSAPI", result="ok") == legacy * bool(
+        tickets
+    )
     if role == "hub":
         lacking = set(ALL) - {BYPASS_SPAM}
         refused = {event["permission"] for event in events(tier, "command.refused") if "permission" in event}

@@ -50,6 +50,7 @@ SOUND: list[tuple[str, dict[str, Any]]] = [
         "ReceiveConnector",
         authentication(kerberos=KEYTAB | {"realms": ["A.EXAMPLE"]}, ntlmSecretRef={"name": "s", "key": "k"}),
     ),
+    ("ReceiveConnector", authentication(kerberos=KEYTAB | {"legacyServers": ["host/a.example@B", "A$@B.EXAMPLE"]})),
     (
         "ReceiveConnector",
         authentication(
@@ -180,6 +181,15 @@ BROKEN: list[tuple[str, dict[str, Any], str]] = [
     ("SendConnector", SEND | {"dns": {"resolvers": ["dns.example"]}}, "spec.dns.resolvers[0]"),
     ("ReceiveConnector", authentication(kerberos={}), "spec.authentication.kerberos.keytabSecretRef"),
     ("ReceiveConnector", authentication(kerberos=KEYTAB | {"realms": ["a/b"]}), "write a realm such as"),
+    *(
+        (
+            "ReceiveConnector",
+            authentication(kerberos=KEYTAB | {"legacyServers": [name]}),
+            "a principal with its realm",
+        )
+        for name in ("host/a.example", "@B", "a@", "a b@B", "a@B@C", "a@b/c", "a\\@b@C")
+    ),
+    ("ReceiveConnector", authentication(kerberos=KEYTAB | {"legacyServers": ["a@B", "a@B"]}), "legacyServers"),
     ("ReceiveConnector", authentication(kerberos=KEYTAB | {"addressTemplate": "a@b"}), "with {account} in it"),
     (
         "ReceiveConnector",

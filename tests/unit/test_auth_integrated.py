@@ -48,6 +48,22 @@ async def test_each_mechanism_is_offered_where_it_has_accounts_and_only_with_int
     assert build(connector(AuthMechanism.TLS, **authentication), {}.__getitem__, sources.lease()).names == ()
 
 
+@pytest.mark.parametrize(
+    ("mechanisms", "names"),
+    [
+        ((AuthMechanism.EXCHANGE_SERVER,), ("X-EXPS GSSAPI",)),
+        ((AuthMechanism.INTEGRATED, AuthMechanism.EXCHANGE_SERVER), ("GSSAPI", "X-EXPS GSSAPI")),
+        ((AuthMechanism.INTEGRATED,), ("GSSAPI",)),
+        ((AuthMechanism.TLS,), ()),
+    ],
+)
+async def test_legacy_servers_have_a_mechanism_of_their_own_with_exchangeserver(sources, mechanisms, names):
+    kerberos = Kerberos(keytab_file="keytab", legacy_servers=("LEGACY1$@A.TEST",))
+    made = build(connector(*mechanisms, kerberos=kerberos), SECRETS.__getitem__, sources.lease())
+    assert made.names == names
+    assert len(sources) == bool(names)
+
+
 async def test_keytab_is_shared_by_all_that_are_configured_alike_and_let_go_with_the_last(sources):
     held = [build(connector(AuthMechanism.INTEGRATED, **KERBEROS), SECRETS.__getitem__, sources.lease())]
     held.append(build(connector(AuthMechanism.INTEGRATED, **KERBEROS), SECRETS.__getitem__, sources.lease()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from click.testing import CliRunner
 from compile_kit import compiled, rconn, resource, sconn, verdict, warned
 from hypothesis import given
 from hypothesis import strategies as st
+from keytab_kit import entry, keytab
 
 from postroad_operator.certificates import DirectoryStore, certified
 from postroad_operator.cli import main
@@ -197,3 +199,25 @@ def test_explain_says_why_it_is_offered_or_not(tmp_path: Path, fields, allowed: 
         assert said["principals"] == [principal if allowed else "Anonymous"]
         assert said["tls"] == allowed
     assert not [step for step in explained(tmp_path)["steps"] if step["verb"] == "X-ANONYMOUSTLS"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "servers", "allowed", "field"),
+    [
+        ({}, ["LEGACY1$@A.TEST"], True, "spec.authentication.kerberos.legacyServers lists who it is for"),
+        ({}, [], False, "spec.authentication.kerberos.legacyServers lists none"),
+        ({"authMechanisms": ["TLS"]}, ["LEGACY1$@A.TEST"], False, "spec.authMechanisms holds no ExchangeServer"),
+    ],
+)
+def test_explain_says_why_legacy_servers_get_in_or_not(tmp_path: Path, fields, servers, allowed: bool, field) -> None:
+    kerberos = {"keytabSecretRef": {"name": "keys", "key": "keytab"}, "legacyServers": servers}
+    spec = {"bindings": [{"port": 25}], "usage": "Internal", "authentication": {"kerberos": kerberos}, **fields}
+    manifest = {"apiVersion": "postroad.dev/v1alpha1", "kind": "ReceiveConnector", "metadata": {"name": "r"}}
+    data = {"keytab": base64.b64encode(keytab(entry("smtp/mail.example"))).decode()}
+    keys = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys"}, "data": data}
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump_all([manifest | {"spec": spec}, keys]))
+    said = explained(tmp_path, "--server", "legacy")
+    (step,) = [step for step in said["steps"] if step["verb"] == "X-EXPS GSSAPI"]
+    assert (step["allowed"], step["field"]) == (allowed, field)
+    assert said["accepted"] == allowed
+    assert said["principals"] == ["LegacyExchangeServers" if allowed else "Anonymous"]

@@ -10,30 +10,16 @@ import pytest
 from compile_kit import compiled, config_map, rconn, read, secret, tcert, verdict, warned
 from hypothesis import given
 from hypothesis import strategies as st
+from keytab_kit import entry, keytab
 
 from postroad_operator.certificates.authority import create_authority
-from postroad_operator.compile import Compilation, Reason
+from postroad_operator.compile import Compilation, Reason, TierSettings
 from postroad_operator.compile.keytab import KeytabEntry, KeytabError, read_keytab
 from postroad_transport import config
-from postroad_transport.config import CertificateAccount, CertificateField
+from postroad_transport.config import CertificateAccount, CertificateField, Role
 
 NOW = 1_790_000_000.0
 NT_HASH = "a4f49c406510bdcab6824ee7c30fd852"
-
-
-def entry(principal: str, realm: str = "A.TEST", version: int = 3, kind: int = 18) -> bytes:
-    def counted(text: str) -> bytes:
-        return struct.pack(">H", len(text)) + text.encode()
-
-    parts = principal.split("/")
-    body = struct.pack(">H", len(parts)) + counted(realm) + b"".join(map(counted, parts))
-    body += struct.pack(">II", 1, 0) + struct.pack(">BHH", version & 0xFF, kind, 32) + bytes(32)
-    body += struct.pack(">I", version)
-    return struct.pack(">i", len(body)) + body
-
-
-def keytab(*entries: bytes) -> bytes:
-    return b"\x05\x02" + b"".join(entries)
 
 
 def keys(content: bytes) -> Any:
@@ -90,6 +76,40 @@ def test_keytab_with_weak_keys_alone_is_warned_of():
     assert warned(connector(keys(keytab(entry("smtp/x", kind=23))), kerberos=KERBEROS), "r", "weak types")
     strong = keytab(entry("smtp/x", kind=23), entry("SMTP/x", kind=20))
     assert not warned(connector(keys(strong), kerberos=KERBEROS), "r", "weak types")
+
+
+LEGACY = {"legacyServers": ["host/legacy1.mail.example@A.TEST", "LEGACY2$@B.TEST"]}
+
+
+def legacy_connector(*mechanisms: str, settings: TierSettings | None = None, **spec: Any) -> Compilation:
+    return compiled(
+        rconn(authMechanisms=list(mechanisms), authentication={"kerberos": KERBEROS | LEGACY}, **spec),
+        tcert(),
+        keys(keytab(entry("smtp/mail.example"))),
+        settings=settings,
+    )
+
+
+def test_legacy_servers_are_taken_over_with_exchangeserver_alone():
+    made = legacy_connector("ExchangeServer", permissionGroups=["ExchangeLegacyServers"])
+    assert authentication(made).kerberos.legacy_servers == tuple(LEGACY["legacyServers"])
+    assert not warned(made, "r", "legacyServers")
+    assert not warned(made, "r", "Integrated")
+
+
+def test_legacy_servers_that_come_to_nothing_are_warned_of():
+    assert warned(legacy_connector("TLS"), "r", "X-EXPS is not offered: add ExchangeServer")
+    for groups in ([], ["ExchangeServers"]):
+        assert warned(legacy_connector("ExchangeServer", permissionGroups=groups), "r", "they may not submit mail")
+    grant = {"principal": "LegacyExchangeServers", "permissions": ["SMTP-Submit"]}
+    assert not warned(legacy_connector("ExchangeServer", grants=[grant]), "r", "legacyServers")
+
+
+def test_on_an_edge_tier_legacy_servers_have_what_grants_give_them_and_no_group():
+    edge = TierSettings(hostname="mx.example", role=Role.EDGE)
+    assert warned(legacy_connector("ExchangeServer", usage="Internal", settings=edge), "r", "they may not submit")
+    refused = legacy_connector("ExchangeServer", permissionGroups=["ExchangeLegacyServers"], settings=edge)
+    assert verdict(refused, "r").reason is Reason.NOT_AVAILABLE
 
 
 def test_holes_and_long_versions_in_a_keytab_are_read():

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from postroad_transport.config import AuthMechanism, Binding, ReceiveConnector
-from postroad_transport.policy.authentication import AUTH_NOT_OFFERED, ENCRYPTION_REQUIRED, check_auth
+from postroad_transport.config import Authentication, AuthMechanism, Binding, Kerberos, ReceiveConnector
+from postroad_transport.policy.authentication import (
+    AUTH_NOT_OFFERED,
+    ENCRYPTION_REQUIRED,
+    EXPS_GSSAPI,
+    EXPS_NOT_OFFERED,
+    check_auth,
+)
 from postroad_transport.policy.connectors import ConnectorPolicy
 from postroad_transport.policy.reply import Reply
 from postroad_transport.policy.session import SessionFacts
@@ -21,6 +27,7 @@ def verdict(
     tls: bool = True,
     require_tls: bool = False,
     certificate: bool = False,
+    legacy: tuple[str, ...] = (),
 ) -> Reply | None:
     connector = ReceiveConnector(
         name="r",
@@ -30,6 +37,7 @@ def verdict(
         fqdn="mail.example",
         auth_mechanisms=mechanisms,
         require_tls=require_tls,
+        authentication=Authentication(kerberos=Kerberos(keytab_file="k", legacy_servers=legacy)),
     )
     facts = SessionFacts("192.0.2.1", 25, tls=tls, client_certificate=certificate)
     found = check_auth(ConnectorPolicy(connector), facts, name)
@@ -47,6 +55,16 @@ def test_integrated_is_offered_in_clear_unless_tls_is_required(name):
 @pytest.mark.parametrize(("mechanisms", "name"), [((TLS, BASIC), "NTLM"), ((TLS, INTEGRATED), "PLAIN")])
 def test_integrated_and_passwords_do_not_stand_for_each_other(mechanisms, name):
     assert verdict(mechanisms, name) == AUTH_NOT_OFFERED
+
+
+def test_x_exps_is_exchange_server_s_where_legacy_servers_are_listed():
+    exchange, listed = (TLS, AuthMechanism.EXCHANGE_SERVER), ("LEGACY1$@A.TEST",)
+    assert verdict(exchange, EXPS_GSSAPI, tls=False, legacy=listed) is None
+    assert verdict(exchange, EXPS_GSSAPI, tls=False, legacy=listed, require_tls=True) == ENCRYPTION_REQUIRED
+    assert verdict(exchange, EXPS_GSSAPI, legacy=listed, require_tls=True) is None
+    assert verdict(exchange, EXPS_GSSAPI) == EXPS_NOT_OFFERED
+    assert verdict((TLS, INTEGRATED, BASIC), EXPS_GSSAPI, legacy=listed) == EXPS_NOT_OFFERED
+    assert verdict(exchange, "GSSAPI", legacy=listed) == AUTH_NOT_OFFERED
 
 
 def test_external_needs_tls_and_a_certificate():
