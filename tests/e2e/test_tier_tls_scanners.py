@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from xml.etree import ElementTree
@@ -32,13 +32,19 @@ def needs(program: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(shutil.which(program) is None, reason=f"NO {program.upper()}: install it (Debian)")
 
 
-@pytest.fixture
-def tier(manifests: Manifests, start_tier: Callable[..., Tier]) -> Tier:
+@pytest.fixture(scope="module")
+def tier(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tier]:
     """A tier with an ECDSA and an RSA certificate for its name, and one more for another name."""
+    directory = tmp_path_factory.mktemp("tier")
+    manifests = Manifests(directory / "manifests")
     spec = {"ca": {}, "privateKey": {"algorithm": "RSA"}}
     manifests.put("rsa", document("TransportCertificate", "mail-rsa", {"dnsNames": ["mail.example"], **spec}))
     manifests.put("other", document("TransportCertificate", "other", {"dnsNames": ["mail.other.example"], "ca": {}}))
-    return start_tier(manifests)
+    tier = Tier(manifests, directory / "state")
+    try:
+        yield tier.start()
+    finally:
+        tier.stop()
 
 
 @needs("sslscan")
@@ -65,15 +71,18 @@ def test_sslscan_finds_nothing_weak(tier: Tier, tmp_path: Path) -> None:
 def test_testssl_finds_nothing_weak(tier: Tier, tmp_path: Path) -> None:
     def scan(port: int, *mode: str) -> list[dict[str, str]]:
         output = tmp_path / f"{port}.json"
-        # The rest (--vulnerable, --server-defaults, --fs) takes a minute, and is about OpenSSL more than a tier.
+        # All of it takes minutes on a busy machine.
         command = ["testssl", "--quiet", "--warnings", "off", "--color", "0", "--nodns", "min", "--ip", "127.0.0.1"]
-        command += ["--protocols", "--std", "--jsonfile", str(output), *mode, f"mail.example:{port}"]
-        subprocess.run(command, check=False, capture_output=True, timeout=300, stdin=subprocess.DEVNULL, cwd=tmp_path)
+        command += ["--protocols", "--jsonfile", str(output), *mode, f"mail.example:{port}"]
+        subprocess.run(command, check=False, capture_output=True, timeout=600, stdin=subprocess.DEVNULL, cwd=tmp_path)
         return list(json.loads(output.read_text()))
 
     manifests = tier.manifests
     with ThreadPoolExecutor() as threads:
-        scans = (threads.submit(scan, manifests.smtps), threads.submit(scan, manifests.submission, "-t", "smtp"))
+        scans = (
+            threads.submit(scan, manifests.smtps, "--std"),
+            threads.submit(scan, manifests.submission, "-t", "smtp"),
+        )
     for finished in scans:
         findings = {item["id"]: item for item in finished.result()}
         weak = [
@@ -84,7 +93,6 @@ def test_testssl_finds_nothing_weak(tier: Tier, tmp_path: Path) -> None:
         assert weak == []
         assert findings["TLS1_3"]["finding"].startswith("offered")
         assert findings["TLS1_1"]["finding"] == "not offered"
-        assert findings["cipherlist_AVERAGE"]["finding"] == "not offered"
 
 
 @needs("openssl")

@@ -10,6 +10,7 @@ import pytest
 from certificate_kit import NOW
 from hypothesis import given
 from hypothesis import strategies as st
+from test_tls_presenting import shake
 
 from postroad_operator.certificates import DirectoryStore
 from postroad_operator.certificates.servers import ensure_servers
@@ -58,6 +59,22 @@ def test_the_same_store_is_built_once_and_a_smaller_one_anew(served: DirectTrust
     assert first.principal(removed) == Principal.HUB_TRANSPORT_SERVERS
     assert less.principal(removed) == ""
     assert first.principal(None) == ""
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("tickets", [True, False])
+def test_no_session_is_resumed_so_that_each_proves_itself(
+    served: DirectTrust, tmp_path: Path, version: ssl.TLSVersion, tickets: bool
+) -> None:
+    contexts = trust_contexts(served, tmp_path)
+    assert contexts is not None
+    contexts.client.maximum_version = version
+    if not tickets:
+        contexts.client.options |= ssl.OP_NO_TICKET
+    first, _ = shake(contexts.server, contexts.client)
+    again, server_side = shake(contexts.server, contexts.client, session=first.session)
+    assert not again.session_reused
+    assert contexts.principal(server_side.getpeercert(True)) == Principal.HUB_TRANSPORT_SERVERS
 
 
 @pytest.mark.parametrize("pem", ["", "nothing", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])

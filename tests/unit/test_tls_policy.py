@@ -11,6 +11,7 @@ from test_tls_presenting import AUTHORITY, NOW, client, shake
 
 from postroad_operator.certificates import KeyAlgorithm, issue
 from postroad_transport.config import TlsAuthLevel, TlsPolicy
+from postroad_transport.tls import native
 from postroad_transport.tls.client import client_context
 from postroad_transport.tls.server import server_context
 
@@ -101,3 +102,17 @@ def test_nobody_renegotiates_or_compresses(pair, policy):
     options = server_context(*pair, policy=policy).options
     assert options & ssl.OP_NO_RENEGOTIATION
     assert options & ssl.OP_NO_COMPRESSION
+
+
+@pytest.mark.parametrize("policy", list(TlsPolicy))
+@pytest.mark.parametrize(("group", "taken"), [("prime256v1", True), ("secp384r1", True), ("secp521r1", False)])
+def test_keys_are_agreed_on_by_groups_that_cost_little(pair, policy, group, taken):
+    if native._library() is None:
+        pytest.skip("this Python keeps OpenSSL's settings out of reach")
+    context = client(TLS13)
+    context.set_ecdh_curve(group)
+    if taken:
+        shake(server_context(*pair, policy=policy), context)
+    else:
+        with pytest.raises(ssl.SSLError):
+            shake(server_context(*pair, policy=policy), context)
