@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+from typing import TYPE_CHECKING
 
-from conftest import Line
 from kdc_kit import Client
+
+if TYPE_CHECKING:
+    from conftest import Line
 
 
 async def log_in(line: Line, client: Client, command: str = "X-EXPS GSSAPI", *, initial: bool = False) -> str:
