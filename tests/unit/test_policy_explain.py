@@ -13,6 +13,8 @@ from postroad_transport.config import (
     Binding,
     Certificate,
     Grant,
+    Permission,
+    Principal,
     ReceiveConnector,
     Role,
     TierConfig,
@@ -245,6 +247,25 @@ def test_explain_agrees_with_the_rules_asked_one_by_one(
     expected = all(isinstance(verdict, Allow) for verdict in verdicts) and (submits or not account)
     assert explanation.accepted == expected
     assert set(explanation.permissions) == {str(permission) for permission in connector.permissions(session)}
+
+
+@pytest.mark.parametrize(("mechanism", "accepted"), [("PLAIN", True), ("OAUTHBEARER", False)])
+def test_who_logs_in_with_a_token_owns_no_address_by_name(mechanism: str, accepted: bool) -> None:
+    config = msgspec.structs.replace(
+        INTERNET,
+        grants=(Grant(principal=Principal.AUTHENTICATED_USERS, permission=Permission.SUBMIT),),
+        auth_mechanisms=(AuthMechanism.TLS, AuthMechanism.BASIC_AUTH),
+    )
+    scenario = Scenario(
+        port=25,
+        remote_ip="192.0.2.7",
+        tls=True,
+        account="ceo@example.com",
+        auth_mechanism=mechanism,
+        mail_from="ceo@example.com",
+        recipients=("x@example.com",),
+    )
+    assert explain(tier(config), scenario).accepted == accepted
 
 
 @pytest.mark.parametrize(("names", "offered"), [(("mail.example.com",), True), (("other.example.com",), False)])

@@ -19,8 +19,10 @@ EXPS_GSSAPI = f"{EXPS} GSSAPI"
 
 #: Windows authentication: a password never crosses the wire.
 INTEGRATED = frozenset({"GSSAPI", "GSS-SPNEGO", "NTLM"})
+#: Bearer tokens: what a session may send as is what their issuer says of them.
+TOKENS = frozenset({"XOAUTH2", "OAUTHBEARER"})
 #: Useless or dangerous in clear: a bearer token is good for whoever reads it, the others speak of the TLS session.
-NEEDS_TLS = frozenset({"XOAUTH2", "OAUTHBEARER", "SCRAM-SHA-256-PLUS", "EXTERNAL"})
+NEEDS_TLS = TOKENS | {"SCRAM-SHA-256-PLUS", "EXTERNAL"}
 
 
 def check_auth(connector: ConnectorPolicy, session: SessionFacts, mechanism: str = "PLAIN") -> Verdict:

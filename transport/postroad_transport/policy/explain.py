@@ -13,7 +13,7 @@ import msgspec
 
 from postroad_transport.config import AuthMechanism, Permission, Principal, ReceiveConnector, TlsMode
 from postroad_transport.policy.address import AddressSyntaxError, Mailbox, parse_forward_path, parse_reverse_path
-from postroad_transport.policy.authentication import EXPS_GSSAPI, check_auth
+from postroad_transport.policy.authentication import EXPS_GSSAPI, TOKENS, check_auth
 from postroad_transport.policy.certificate import select
 from postroad_transport.policy.connectors import ConnectorPolicy, decisive_field
 from postroad_transport.policy.direct_trust import VERB, check_anonymous_tls
@@ -327,6 +327,7 @@ class _Walk:
         session.principals = authenticated_principals(scenario.account)
         session.account = scenario.account
         session.account_addresses = addresses
+        session.account_owns_name = scenario.auth_mechanism not in TOKENS
         session.auth_mechanism = scenario.auth_mechanism
         return self._note("AUTH", scenario.account, check_login(self.connector, session))
 
