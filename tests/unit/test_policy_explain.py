@@ -263,7 +263,7 @@ def test_who_logs_in_with_a_token_owns_no_address_by_name(mechanism: str, accept
         account="ceo@example.com",
         auth_mechanism=mechanism,
         mail_from="ceo@example.com",
-        recipients=("x@example.com",),
+        recipients=("alice@example.com",),
     )
     assert explain(tier(config), scenario).accepted == accepted
 
