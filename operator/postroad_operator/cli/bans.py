@@ -10,19 +10,12 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from postroad_operator.cli.console import wide_console
-from postroad_operator.cli.queue import age, call, control_socket
+from postroad_operator.cli.console import age, wide_console
+from postroad_operator.cli.control import call, control_options, control_socket
 
 
 @click.group("bans")
-@click.option(
-    "--state-dir",
-    type=click.Path(path_type=Path),
-    default=Path(".postroad"),
-    show_default=True,
-    help="State directory of the running tier.",
-)
-@click.option("--control", default="", help="Control socket, where there is no state directory to find it by.")
+@control_options
 @click.pass_context
 def bans(context: click.Context, state_dir: Path, control: str) -> None:
     """List or lift bans that failed logins have caused."""

@@ -15,8 +15,8 @@ from rich.table import Table
 
 from postroad_operator.cli.cluster import cluster_options, read_cluster
 from postroad_operator.cli.console import wide_console
+from postroad_operator.cli.control import RUN_FILE
 from postroad_operator.cli.load import REFUSED, compile_all, read_manifests, settings, tier_options
-from postroad_operator.cli.queue import RUN_FILE
 from postroad_operator.compile import Compilation, Reason
 from postroad_operator.resources.scalars import octets
 from postroad_transport.auth.accounts import parse_accounts
