@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import subprocess
-import tempfile
 from pathlib import Path
 
 import click
 
 from postroad_operator.resources import API_VERSION
 from postroad_transport.config import TierConfig
-from postroad_transport.config.files import CONFIG_FILE, ConfigError, load
+from postroad_transport.config.files import CONFIG_FILE, ConfigError, load, unpack
 from postroad_transport.supervisor.process import SERVED_DIRECTORY
 
 _MAX_NAME = 253
@@ -94,11 +92,8 @@ def _published(namespace: str, context: str, tier: str) -> TierConfig:
     except subprocess.CalledProcessError as error:
         raise click.UsageError(f"ConfigMap {name} in namespace {namespace}: {error.stderr.strip()}") from error
     try:
-        packed = base64.b64decode(json.loads(answer.stdout)["binaryData"][CONFIG_FILE])
-        with tempfile.TemporaryDirectory() as directory:
-            (Path(directory) / CONFIG_FILE).write_bytes(packed)
-            return load(Path(directory))[0]
-    except (ConfigError, KeyError, ValueError, binascii.Error) as error:
+        return unpack(base64.b64decode(json.loads(answer.stdout)["binaryData"][CONFIG_FILE]))[0]
+    except (ConfigError, KeyError, TypeError, ValueError) as error:
         raise click.UsageError(
             f"ConfigMap {name} in namespace {namespace} holds no configuration of a tier"
         ) from error

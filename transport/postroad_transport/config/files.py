@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -42,22 +43,36 @@ def compress(encoded: bytes) -> bytes:
     return gzip.compress(encoded, mtime=0)
 
 
+def unpack(packed: bytes) -> tuple[TierConfig, str]:
+    """Return a compressed configuration, and its hash.
+
+    Raises
+    ------
+    ConfigError
+        It is not gzip, is not JSON, or does not match the model.
+    """
+    try:
+        encoded = gzip.decompress(packed)
+        config = _decoder.decode(encoded)
+    except (OSError, EOFError, zlib.error, msgspec.MsgspecError) as error:
+        raise ConfigError(str(error)) from error
+    if config.format_version != 1:
+        raise ConfigError(f"format {config.format_version} is not 1")
+    return config, config_hash(encoded)
+
+
 def load(directory: Path) -> tuple[TierConfig, str]:
     """Read ``DIR/config.json.gz``; return the configuration and its hash.
 
     Raises
     ------
     ConfigError
-        The file is missing, is not gzip, is not JSON, or does not match the model.
+        The file is missing, or is no configuration (see :func:`unpack`).
     """
     try:
-        encoded = gzip.decompress((directory / CONFIG_FILE).read_bytes())
-        config = _decoder.decode(encoded)
-    except (OSError, EOFError, msgspec.MsgspecError) as error:
+        return unpack((directory / CONFIG_FILE).read_bytes())
+    except (OSError, ConfigError) as error:
         raise ConfigError(f"{directory / CONFIG_FILE}: {error}") from error
-    if config.format_version != 1:
-        raise ConfigError(f"{directory / CONFIG_FILE}: format {config.format_version} is not 1")
-    return config, config_hash(encoded)
 
 
 def read_secret(directory: Path, name: str) -> bytes:
