@@ -20,7 +20,7 @@ from postroad_transport.config.model import AddressSpace, AuthMechanism, Drop
 from postroad_transport.policy.direct_trust import principals_by_thumbprint
 from postroad_transport.policy.groups import send_grants
 from postroad_transport.policy.principals import destination_principals, send_permissions
-from postroad_transport.tls.direct_trust import handshake_failure, trust_contexts
+from postroad_transport.tls.direct_trust import trust_contexts, trust_failure
 
 
 @pytest.fixture
@@ -91,12 +91,31 @@ def test_a_missing_key_is_refused(served: DirectTrust, tmp_path: Path) -> None:
         trust_contexts(served, tmp_path)
 
 
+def alert(reason: str) -> ssl.SSLError:
+    """Return the error that OpenSSL gives this reason."""
+    error = ssl.SSLError()
+    error.reason = reason
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "word"),
-    [(TimeoutError(), "timeout"), (ConnectionResetError(), "disconnected"), (None, "disconnected")],
+    [
+        (TimeoutError(), "timeout"),
+        (ConnectionAbortedError(), "timeout"),
+        (ConnectionResetError(), "disconnected"),
+        (None, "disconnected"),
+        (ssl.SSLEOFError(), "disconnected"),
+        (alert("CERTIFICATE_VERIFY_FAILED"), "unknown_certificate"),
+        (alert("PEER_DID_NOT_RETURN_A_CERTIFICATE"), "no_certificate"),
+        (alert("TLSV1_ALERT_UNKNOWN_CA"), "refused_by_peer"),
+        (alert("TLSV1_ALERT_INTERNAL_ERROR"), "refused_by_peer"),
+        (alert("WRONG_VERSION_NUMBER"), "not_tls"),
+        (alert("BAD_SIGNATURE"), "protocol_error"),
+    ],
 )
 def test_a_failure_has_a_word(error: BaseException | None, word: str) -> None:
-    assert handshake_failure(error) == word
+    assert trust_failure(error) == word
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(list(Role))), max_size=6))

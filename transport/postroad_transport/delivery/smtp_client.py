@@ -30,7 +30,7 @@ from postroad_transport.tls.direct_trust import (
     REFUSED_BY_PEER,
     UNKNOWN_CERTIFICATE,
     TrustContexts,
-    handshake_failure,
+    trust_failure,
 )
 
 
@@ -260,7 +260,7 @@ class SmtpSession:
             await self._connection.start_tls(trust.client, self.endpoint.host, self._plan.limits.connect_timeout)
         except (ssl.SSLError, OSError, TimeoutError, ValueError) as error:
             self._plan.on_handshake("", "failed")
-            told("", result := handshake_failure(error))
+            told("", result := trust_failure(error))
             why = (
                 "presents a certificate that no subscription holds" if result == UNKNOWN_CERTIFICATE else _why(error)
             )

@@ -18,7 +18,8 @@ from postroad_transport.policy.session import SessionFacts
 from postroad_transport.policy.verdict import Refuse
 from postroad_transport.smtp import replies
 from postroad_transport.smtp.authentication import Authentication
-from postroad_transport.tls.direct_trust import UNKNOWN_CERTIFICATE, TrustContexts, handshake_failure
+from postroad_transport.smtp.sessions import Sessions
+from postroad_transport.tls.direct_trust import UNKNOWN_CERTIFICATE, TrustContexts, trust_failure
 
 _OK = "ok"
 
@@ -28,6 +29,7 @@ class AnonymousTls(Authentication):
 
     facts: SessionFacts
     mode: TlsMode
+    _sessions: Sessions
 
     async def _upgrade(self, context: ssl.SSLContext) -> bytes:
         """Say 220, shake hands as server, and begin the session anew. Raises TLSSetupException."""
@@ -49,7 +51,7 @@ class AnonymousTls(Authentication):
         try:
             reply = await self._upgrade(trust.server)
         except TLSSetupException as error:
-            self._refuse_server(handshake_failure(error.__cause__), "")
+            self._refuse_server(trust_failure(error.__cause__), "")
             raise
         presented = self.transport.get_extra_info("ssl_object").getpeercert(True)
         principal = trust.principal(presented)
@@ -63,11 +65,4 @@ class AnonymousTls(Authentication):
         return reply
 
     def _refuse_server(self, reason: str, presented: str) -> None:
-        self.serving.metrics.direct_trust_handshakes.labels("in", "", reason).inc()
-        self.serving.events.emit(
-            "direct_trust.refused",
-            connector=self.connector.config.name,
-            client=self.facts.remote_ip,
-            reason=reason,
-            thumbprint=presented or None,
-        )
+        self._sessions.server_refused(self.connector.config.name, self.facts.remote_ip, reason, presented)

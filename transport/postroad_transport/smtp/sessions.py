@@ -76,17 +76,17 @@ class Sessions:
 
     def tls_failed(self, connector: str, ip: str, error: BaseException | None) -> None:
         """Count a handshake that failed; log it, unless there have been many of its kind."""
-        serving, reason = self.serving, handshake_failure(error)
-        serving.metrics.tls_handshakes.labels("in", "", reason).inc()
-        self._failures.emit(
-            serving.events,
-            "tls.failed",
-            kind=reason,
-            now=serving.clock(),
-            connector=connector,
-            client=ip,
-            detail=getattr(error, "reason", None),
-        )
+        reason = handshake_failure(error)
+        self.serving.metrics.tls_handshakes.labels("in", "", reason).inc()
+        self._log("tls.failed", reason, connector=connector, client=ip, detail=getattr(error, "reason", None))
+
+    def server_refused(self, connector: str, ip: str, reason: str, presented: str) -> None:
+        """Count a server that direct trust does not let in, and log it likewise. `presented` is a thumbprint."""
+        self.serving.metrics.direct_trust_handshakes.labels("in", "", reason).inc()
+        self._log("direct_trust.refused", reason, connector=connector, client=ip, thumbprint=presented or None)
+
+    def _log(self, event: str, reason: str, **fields: str | None) -> None:
+        self._failures.emit(self.serving.events, event, kind=reason, now=self.serving.clock(), **fields)
 
     def add(self, session: Stoppable, connector: PreparedConnector, ip: str) -> None:
         """Count a session in."""

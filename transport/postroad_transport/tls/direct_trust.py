@@ -22,6 +22,7 @@ from pathlib import Path
 from postroad_transport.config import DirectTrust, TlsPolicy
 from postroad_transport.config.files import SECRETS_DIRECTORY, ConfigError
 from postroad_transport.policy.direct_trust import principals_by_thumbprint, thumbprint
+from postroad_transport.tls.failures import REFUSALS, handshake_failure
 from postroad_transport.tls.native import limit_groups
 from postroad_transport.tls.policy import GROUPS, apply_policy
 from postroad_transport.tls.server import forbid_resumption, load_certificate
@@ -40,19 +41,15 @@ REFUSED_BY_PEER = "refused_by_peer"
 _REASONS = {
     "CERTIFICATE_VERIFY_FAILED": UNKNOWN_CERTIFICATE,
     "PEER_DID_NOT_RETURN_A_CERTIFICATE": "no_certificate",
-    "TLSV1_ALERT_UNKNOWN_CA": REFUSED_BY_PEER,
-    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": REFUSED_BY_PEER,
-    "SSLV3_ALERT_BAD_CERTIFICATE": REFUSED_BY_PEER,
-    "SSLV3_ALERT_CERTIFICATE_EXPIRED": REFUSED_BY_PEER,
-    "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE": REFUSED_BY_PEER,
 }
 
 
-def handshake_failure(error: BaseException | None) -> str:
-    """Return a short fixed word for why a handshake by direct trust failed: a label value."""
-    if isinstance(error, ssl.SSLError):
-        return _REASONS.get(error.reason or "", "protocol_error")
-    return "timeout" if isinstance(error, TimeoutError) else "disconnected"
+def trust_failure(error: BaseException | None) -> str:
+    """Return a short fixed word for why a handshake by direct trust failed, either side's: a label value."""
+    if reason := _REASONS.get(getattr(error, "reason", None) or ""):
+        return reason
+    word = handshake_failure(error)
+    return REFUSED_BY_PEER if word in REFUSALS else word
 
 
 @dataclass(frozen=True, slots=True)
