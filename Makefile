@@ -30,11 +30,11 @@ $(STAMP): requirements.lock pyproject.toml
 run: $(STAMP) ## Start a mail tier from examples/quickstart (RUN_DIR=..., RUN_FLAGS=...)
 	$(BIN)/postroad run $(RUN_DIR) $(RUN_FLAGS)
 
-test: $(STAMP) ## Run every test, with coverage (PYTEST_FLAGS=...)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term:skip-covered $(PYTEST_FLAGS)
+test: $(STAMP) ## Run every test (PYTEST_FLAGS=...)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_FLAGS)
 
-cov: $(STAMP) ## The same, with the lines that no test reaches in htmlcov/
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=html $(PYTEST_FLAGS)
+cov: $(STAMP) ## The same with coverage, and the lines that no test reaches in htmlcov/
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term:skip-covered --cov-report=html $(PYTEST_FLAGS)
 
 fuzz: $(STAMP) ## Fuzz addresses and headers (FUZZ_SECONDS=...; needs atheris)
 	@$(BIN)/python -c "import atheris" || { echo "make fuzz needs atheris: $(BIN)/pip install atheris" >&2; exit 1; }

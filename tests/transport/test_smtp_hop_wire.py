@@ -201,7 +201,8 @@ def test_dsn_value_that_would_add_a_parameter_is_left_out():
 
 
 def test_credentials_do_not_show_their_password():
-    assert "hunter2" not in repr(Credentials("me", "hunter2")) + str(Credentials("me", "hunter2"))
+    for credentials in (Credentials(username="me", password="hunter2"), Credentials(access_token="hunter2")):
+        assert "hunter2" not in repr(credentials) + str(credentials)
 
 
 def test_dead_host_goes_to_the_end_until_it_answers_or_is_forgotten():
