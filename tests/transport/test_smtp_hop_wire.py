@@ -201,7 +201,10 @@ def test_dsn_value_that_would_add_a_parameter_is_left_out():
 
 
 def test_credentials_do_not_show_their_password():
-    for credentials in (Credentials(username="me", password="hunter2"), Credentials(access_token="hunter2")):
+    for credentials in (
+        Credentials(username="me", password="hunter2"),
+        Credentials(username="me", access_token="hunter2"),
+    ):
         assert "hunter2" not in repr(credentials) + str(credentials)
 
 
