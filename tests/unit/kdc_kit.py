@@ -24,7 +24,7 @@ def missing() -> str:
     if absent:
         return f"no {', '.join(absent)}: install krb5-kdc, krb5-admin-server and krb5-user"
     try:
-        import gssapi  # noqa: F401
+        import gssapi  # noqa: F401 (is it there?)
     except (ImportError, OSError) as error:
         return f"the extra kerberos is not installed: {error}"
     return ""

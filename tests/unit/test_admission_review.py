@@ -264,7 +264,7 @@ def test_the_neighbours_alone_give_the_verdict_that_all_resources_give(
     references = [secret("accounts", k="a:nonsense")] if with_secret else []
     known = world(*others, *references, *([before] if before else []))
     versions = [item for item in (before, after) if item is not None]
-    names = [name for item in versions for name in getattr(item.spec, "dns_names", ())]  # type: ignore[attr-defined]
+    names = [name for item in versions for name in getattr(item.spec, "dns_names", ())]
     near = known.neighbours.around(*versions, names=names)
     assert versions[0].source not in {item.source for item in near}
 

@@ -47,7 +47,7 @@ def wanted(**specs: str) -> list[dict[str, Any]]:
 
 async def test_each_definition_is_created_updated_or_left_as_it_is() -> None:
     api = Api(a="old", b="same")
-    done = await install_definitions(api, wanted(a="new", b="same", c="more"))  # type: ignore[arg-type]
+    done = await install_definitions(api, wanted(a="new", b="same", c="more"))
     assert done == {"a": "updated", "b": "unchanged", "c": "created"}
     # As helm itself would, so that its next apply meets no conflict.
     assert api.managers == {"helm"}
@@ -57,4 +57,4 @@ async def test_a_definition_that_is_not_served_in_time_is_an_error() -> None:
     api = Api()
     api.stuck.add("a")
     with pytest.raises(ApiError, match="a is not established"):
-        await install_definitions(api, wanted(a="new"), patience=0)  # type: ignore[arg-type]
+        await install_definitions(api, wanted(a="new"), patience=0)

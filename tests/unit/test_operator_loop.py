@@ -374,7 +374,7 @@ async def test_a_service_that_hides_clients_is_seen_and_heals(world: World) -> N
     told = found_condition(world, "ReceiveConnector", "Accepted")
     assert told["reason"] == "ClientAddressesHidden"
     assert "Service front" in told["message"]
-    service["spec"] = {**service["spec"], "externalTrafficPolicy": "Local"}  # type: ignore[dict-item]
+    service["spec"] = {**service["spec"], "externalTrafficPolicy": "Local"}
     world.server.put("Service", service)
     await settle(world)
     assert found_condition(world, "ReceiveConnector", "Accepted")["status"] == "True"

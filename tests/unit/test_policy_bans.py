@@ -17,7 +17,7 @@ from postroad_transport.policy.bans import (
     after_failure,
     is_allowed,
     is_banned,
-    may_be_forgotten,
+    recent_failures,
 )
 from postroad_transport.policy.networks import parse_network
 
@@ -97,9 +97,10 @@ class OneSubject(RuleBasedStateMachine):
             self.banned_until = self.now + BANS.duration
             self.counted = []
 
-    @precondition(lambda self: may_be_forgotten(self.record, self.now, BANS.window))
+    @precondition(lambda self: not is_banned(self.record, self.now))
+    @precondition(lambda self: not recent_failures(self.record, self.now, BANS.window))
     @rule()
-    def forget(self):
+    def forget_what_says_nothing_any_more(self):
         self.record = NOTHING
 
     @invariant()

@@ -388,7 +388,7 @@ async def test_what_waits_for_the_disk_is_bounded(path: Path, monkeypatch: pytes
 async def test_after_a_database_error_the_file_is_opened_anew(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = await open_store(path)
     await store.commit(envelope("before"), [b"x"])
-    store._shard._connection.close()  # type: ignore[union-attr] - every statement fails from here on
+    store._shard._connection.close()  # every statement fails from here on
     with pytest.raises(SpoolError):
         await store.commit(envelope("lost"), [b"x"])
     await store.commit(envelope("after"), [b"x"])

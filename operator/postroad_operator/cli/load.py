@@ -14,9 +14,8 @@ from postroad_operator.resources import Manifests, read
 from postroad_operator.resources.scalars import host, networks
 from postroad_transport.config import Role
 
-#: Exit codes: something is refused; the command cannot be carried out.
+#: Exit code: something is refused.
 REFUSED = 1
-UNUSABLE = 2
 
 
 client_addresses_option = click.option(

@@ -35,9 +35,9 @@ class Endpoint(Protocol):
     @property
     def tier(self) -> str: ...  # noqa: D102 (the class says it)
     @property
-    def labels(self) -> Mapping[str, str]: ...  # noqa: D102
+    def labels(self) -> Mapping[str, str]: ...  # noqa: D102 (the same)
     @property
-    def ports(self) -> Mapping[str, int]: ...  # noqa: D102
+    def ports(self) -> Mapping[str, int]: ...  # noqa: D102 (the same)
 
 
 def exposure_of(document: Mapping[str, Any]) -> Exposure | None:

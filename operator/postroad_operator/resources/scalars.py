@@ -25,7 +25,6 @@ _MULTIPLIERS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2*
 _SIZE = r"^[0-9]{1,15}(k|M|G|Ki|Mi|Gi)?$"
 _SIZE_PARTS = re.compile(r"([0-9]+)([A-Za-z]*)")
 _LDH_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-_USER = re.compile(r"user:[^\s:]+")
 
 # One label of a domain name: letters, digits, hyphens, and anything outside ASCII (U-labels). A negated class
 # means the same in Go, Rust, Python and ECMAScript, unlike escapes for code points.

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Protocol
 
 from postroad_transport.auth.accounts import Account, AuthUnavailableError
@@ -105,7 +106,7 @@ class LdapSource:
         self._config = config
         self._clock = clock
         self._lookups = lookups or Lookups("ldap")
-        self._servers = [_Server(lambda server=server: opener(server)) for server in config.servers]  # type: ignore[misc]
+        self._servers = [_Server(partial(opener, server)) for server in config.servers]
         self._threads = ThreadPoolExecutor(config.connections, "ldap")
         self._pending = 0
         self._lock = threading.Lock()

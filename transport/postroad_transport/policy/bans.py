@@ -63,11 +63,6 @@ def after_failure(record: Record, now: float, limit: int, bans: Bans) -> Record:
     return Record((), now, now + bans.duration)
 
 
-def may_be_forgotten(record: Record, now: float, window: float) -> bool:
-    """Tell whether the record says nothing any more."""
-    return not is_banned(record, now) and not recent_failures(record, now, window)
-
-
 def address_subject(ip: str) -> str:
     """Return what an address is counted as: itself, or its /64; an IPv4-mapped one is IPv4."""
     address = parse_address(ip)
