@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from cryptography import x509
@@ -14,6 +13,7 @@ from postroad_transport.auth.exchange import Accepted, Channel, Rejected
 from postroad_transport.auth.names import is_usable
 from postroad_transport.auth.sasl import MALFORMED, Challenge, SaslError
 from postroad_transport.config import CertificateField, ClientCertificates, TlsTrust
+from postroad_transport.policy.certificate import thumbprint
 from postroad_transport.policy.proof import Flaw, PeerProof
 
 Judge = Callable[[Sequence[bytes], TlsTrust], Awaitable[PeerProof]]
@@ -89,7 +89,7 @@ def _names(certificate: bytes) -> dict[CertificateField, tuple[str, ...]]:
         CertificateField.EMAIL: addresses(filter(is_usable, alternatives.get_values_for_type(x509.RFC822Name))),
         CertificateField.DNS_NAME: _plain(map(str.lower, hosts)),
         CertificateField.COMMON_NAME: _plain(common),
-        CertificateField.THUMBPRINT: (hashlib.sha256(certificate).hexdigest(),),
+        CertificateField.THUMBPRINT: (thumbprint(certificate),),
     }
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import msgspec
 
 from postroad_transport.auth.accounts import AuthUnavailableError
+from postroad_transport.auth.client_tls import client_context
 from postroad_transport.auth.json_http import JsonHttp
 from postroad_transport.config import TokenEndpoint
 from postroad_transport.config.files import ConfigError
@@ -97,4 +98,4 @@ class AccessTokens:
         self._good_until = self._clock() + answer.expires_in - MARGIN
 
     def _context(self) -> ssl.SSLContext:
-        return ssl.create_default_context(cadata=self._endpoint.ca_bundle or None)
+        return client_context(self._endpoint.ca_bundle)

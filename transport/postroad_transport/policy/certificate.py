@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple, TypeVar
 
@@ -34,6 +35,11 @@ class Selection(NamedTuple):
     def presented(self) -> tuple[Certificate, ...]:
         """Everything that clients may be shown, the choice first."""
         return (self.certificate, *self.beside) if self.certificate else ()
+
+
+def thumbprint(der: bytes) -> str:
+    """Return the thumbprint of a certificate in DER: SHA-256 in hexadecimal."""
+    return hashlib.sha256(der).hexdigest()
 
 
 def covers(pattern: str, name: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 
 from postroad_transport.config import AuthMechanism, Principal, ReceiveConnector, Role, TierConfig, TlsMode
@@ -64,8 +63,3 @@ def principals_by_thumbprint(servers: Iterable[TrustedServer]) -> dict[str, str]
     for server in servers:
         found.setdefault(server.thumbprint, str(server.principal))
     return found
-
-
-def thumbprint(der: bytes) -> str:
-    """Return the thumbprint of a certificate in DER."""
-    return hashlib.sha256(der).hexdigest()

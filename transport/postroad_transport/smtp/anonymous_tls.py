@@ -13,7 +13,8 @@ from collections.abc import Awaitable
 from aiosmtpd.smtp import TLSSetupException
 
 from postroad_transport.config import TlsMode
-from postroad_transport.policy.direct_trust import VERB, check_anonymous_tls, thumbprint
+from postroad_transport.policy.certificate import thumbprint
+from postroad_transport.policy.direct_trust import VERB, check_anonymous_tls
 from postroad_transport.policy.session import SessionFacts
 from postroad_transport.policy.verdict import Refuse
 from postroad_transport.smtp import replies

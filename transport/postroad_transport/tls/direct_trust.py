@@ -21,7 +21,8 @@ from pathlib import Path
 
 from postroad_transport.config import DirectTrust, TlsPolicy
 from postroad_transport.config.files import SECRETS_DIRECTORY, ConfigError
-from postroad_transport.policy.direct_trust import principals_by_thumbprint, thumbprint
+from postroad_transport.policy.certificate import thumbprint
+from postroad_transport.policy.direct_trust import principals_by_thumbprint
 from postroad_transport.tls.failures import REFUSALS, handshake_failure
 from postroad_transport.tls.native import limit_groups
 from postroad_transport.tls.policy import GROUPS, apply_policy
