@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from certificate_kit import request, write
+from certificate_kit import request, shake, write
 
 from postroad_operator.certificates import self_signed
 from postroad_transport.config import TlsTrust
@@ -38,17 +38,7 @@ def presenting(files: tuple[Path, Path], shown: Path) -> ssl.SSLObject:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.load_cert_chain(shown, files[1])
-    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
-    client = context.wrap_bio(back, there)
-    server = server_context(*files, asks=True).wrap_bio(there, back, server_side=True)
-    waiting = [client, server]
-    while waiting:
-        end = waiting.pop(0)
-        try:
-            end.do_handshake()
-        except ssl.SSLWantReadError:
-            waiting.append(end)
-    return server
+    return shake(server_context(*files, asks=True), context)[1]
 
 
 @pytest.mark.parametrize("what", ["version", "time"])

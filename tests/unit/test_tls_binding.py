@@ -8,6 +8,7 @@ import ssl
 from pathlib import Path
 
 import pytest
+from certificate_kit import shake
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -42,16 +43,7 @@ def session(files, version: ssl.TLSVersion, *, asks: bool = False) -> tuple[ssl.
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.maximum_version = version
-    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
-    client = context.wrap_bio(back, there)
-    server = server_context(*files, asks=asks).wrap_bio(there, back, server_side=True)
-    waiting = [client, server]
-    while waiting:
-        end = waiting.pop(0)
-        try:
-            end.do_handshake()
-        except ssl.SSLWantReadError:
-            waiting.append(end)
+    client, server = shake(server_context(*files, asks=asks), context)
     return server, client
 
 

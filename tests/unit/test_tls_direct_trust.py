@@ -7,10 +7,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from certificate_kit import NOW
+from certificate_kit import NOW, shake
 from hypothesis import given
 from hypothesis import strategies as st
-from test_tls_presenting import shake
 
 from postroad_operator.certificates import DirectoryStore
 from postroad_operator.certificates.servers import ensure_servers

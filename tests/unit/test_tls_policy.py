@@ -6,8 +6,8 @@ import ssl
 
 import pytest
 from certificate_kit import request as certificate_request
-from certificate_kit import write
-from test_tls_presenting import AUTHORITY, NOW, client, shake
+from certificate_kit import shake, write
+from test_tls_presenting import AUTHORITY, NOW, client
 
 from postroad_operator.certificates import KeyAlgorithm, issue
 from postroad_transport.config import TlsAuthLevel, TlsPolicy

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import ssl
 from pathlib import Path
 
 import pytest
 from certificate_kit import request as certificate_request
-from certificate_kit import write
+from certificate_kit import shake, write
 
 from postroad_operator.certificates import KeyAlgorithm, create_authority, issue
 from postroad_operator.certificates.material import describe
@@ -72,25 +71,6 @@ def client(version: ssl.TLSVersion = TLS13, ciphers: str = BOTH) -> ssl.SSLConte
     context.minimum_version = context.maximum_version = version
     context.set_ciphers(f"{ciphers}:@SECLEVEL=0")
     return context
-
-
-def shake(
-    server: ssl.SSLContext,
-    context: ssl.SSLContext,
-    name: str | None = None,
-    session: ssl.SSLSession | None = None,
-) -> tuple[ssl.SSLObject, ssl.SSLObject]:
-    """Go through a handshake and one exchange, which brings the tickets of TLS 1.3; return client and server."""
-    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
-    one = context.wrap_bio(back, there, server_hostname=name, session=session)
-    two = server.wrap_bio(there, back, server_side=True)
-    for _ in range(3):
-        for side in (one, two):
-            with contextlib.suppress(ssl.SSLWantReadError):
-                side.do_handshake()
-    two.write(b"220")
-    assert one.read(3) == b"220"
-    return one, two
 
 
 def shown(client_side: ssl.SSLObject) -> str:
