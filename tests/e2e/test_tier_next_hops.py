@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import signal
-import smtplib
-import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
+from dovecot_kit import Dovecot, missing, running_dovecot
 from mail_sink import mail_sink
 from name_server import name_server
 from running_tier import Manifests, Tier, document, free_port, wait_for
@@ -100,67 +94,19 @@ def test_success_notices_are_sent_on_request_after_delivery_to_a_maildir(
 
 
 @pytest.fixture
-def dovecot() -> Iterator[tuple[int, Path]]:
-    """Dovecot's LMTP server with one user, ``alice@boxes.example``; yields its port and her mail directory."""
-    if shutil.which("dovecot") is None or not Path("/usr/lib/dovecot/lmtp").exists() or os.geteuid() != 0:
-        pytest.skip("needs Debian's dovecot-lmtpd, and root to start it")
-    home = Path(tempfile.mkdtemp(prefix="postroad-dovecot-"))
-    home.chmod(0o755)
-    mail = home / "mail"
-    mail.mkdir()
-    shutil.chown(mail, "nobody", "nogroup")
-    port = free_port()
-    (home / "users").write_text(f"alice@boxes.example::65534:65534::{mail}::\n")
-    (home / "dovecot.conf").write_text(
-        f"""
-protocols = lmtp
-base_dir = {home}/run
-state_dir = {home}/state
-log_path = {home}/log
-ssl = no
-mail_location = maildir:{mail}/Maildir
-userdb {{
-  driver = passwd-file
-  args = {home}/users
-}}
-passdb {{
-  driver = passwd-file
-  args = {home}/users
-}}
-service lmtp {{
-  inet_listener lmtp {{
-    address = 127.0.0.1
-    port = {port}
-  }}
-}}
-"""
-    )
-    process = subprocess.Popen(["dovecot", "-F", "-c", str(home / "dovecot.conf")], stderr=subprocess.PIPE)
-
-    def greets() -> bool:
-        if process.poll() is not None:
-            assert process.stderr is not None
-            raise AssertionError(process.stderr.read().decode())
-        try:
-            with smtplib.LMTP("127.0.0.1", port, timeout=5) as client:
-                return client.noop()[0] == 250
-        except (OSError, smtplib.SMTPException):
-            return False
-
-    try:
-        wait_for(greets, what="Dovecot")
-        yield port, mail / "Maildir" / "new"
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(20)
-        shutil.rmtree(home)
+def dovecot() -> Iterator[Dovecot]:
+    """Dovecot's LMTP server with one user, ``alice@boxes.example``."""
+    if reason := missing("lmtp"):
+        pytest.skip(reason)
+    with running_dovecot("lmtp", "alice@boxes.example") as running:
+        yield running
 
 
 def test_dovecot_takes_mail_by_lmtp_and_each_recipient_has_its_own_result(
-    manifests: Manifests, start_tier: Callable[..., Tier], dovecot: tuple[int, Path]
+    manifests: Manifests, start_tier: Callable[..., Tier], dovecot: Dovecot
 ) -> None:
-    port, new = dovecot
-    target = {"domain": "boxes.example", "deliver": {"lmtp": {"host": "127.0.0.1", "port": port}}}
+    new = dovecot.maildir / "new"
+    target = {"domain": "boxes.example", "deliver": {"lmtp": {"host": "127.0.0.1", "port": dovecot.port}}}
     manifests.put("boxes", document("AcceptedDomain", "boxes", target))
     tier = start_tier(manifests)
     send(tier, "alice@boxes.example", "nobody@boxes.example")
