@@ -7,8 +7,13 @@ import ipaddress
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
 
-from postroad_operator.resources.scalars import ascii_domain, host, networks, octets, resolver, seconds
+from postroad_operator.resources.directories import Address, AddressTemplate, HttpsURL, LdapURL
+from postroad_operator.resources.grants import PrincipalName
+from postroad_operator.resources.integrated import KerberosPrincipal, Realm, Thumbprint
+from postroad_operator.resources.scalars import Duration, ascii_domain, host, networks, octets, resolver, seconds
+from postroad_operator.resources.send_connector import Rate
 
 
 @pytest.mark.parametrize(
@@ -91,3 +96,27 @@ def test_a_resolver_is_an_address_with_or_without_port(text: str) -> None:
 def test_what_is_no_resolver_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         resolver(text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        (Duration, "5m"),
+        (Rate, "10/s"),
+        (PrincipalName, "user:alice"),
+        (HttpsURL, "https://issuer.example/"),
+        (LdapURL, "ldap://ldap.example"),
+        (Address, "*@example.com"),
+        (AddressTemplate, "{account}@example.com"),
+        (Realm, "EXAMPLE.COM"),
+        (KerberosPrincipal, "host/a@EXAMPLE.COM"),
+        (Thumbprint, "ab" * 32),
+    ],
+)
+def test_what_a_pattern_takes_is_refused_with_a_line_end_behind_it_as_the_api_server_refuses_it(
+    kind: object, text: str
+) -> None:
+    adapter = TypeAdapter(kind)
+    assert adapter.validate_python(text) == text
+    with pytest.raises(ValidationError):
+        adapter.validate_python(text + "\n")

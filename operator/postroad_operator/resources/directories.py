@@ -9,7 +9,7 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic import Field, Strict
 
 from postroad_operator.resources.base import KeyReference, Model
-from postroad_operator.resources.rules import Checked, Rule
+from postroad_operator.resources.rules import Checked, Rule, matching
 from postroad_operator.resources.scalars import Duration, ShortText, StrictBool, Unique, host
 
 _ADDRESS = r"^(\*|[^@\s,:*<>\"]+)@[^@\s,:*<>\"]+$"
@@ -28,10 +28,6 @@ def split_url(text: str) -> SplitResult | None:
     except (ValueError, UnicodeError):
         return None
     return parts
-
-
-def _is_url(pattern: str, text: str) -> bool:
-    return re.search(pattern, text) is not None and split_url(text) is not None
 
 
 def filter_fault(text: str) -> str:
@@ -56,49 +52,26 @@ def filter_fault(text: str) -> str:
 HttpsURL = Annotated[
     str,
     Field(min_length=1, max_length=1024),
-    Checked(
-        (Rule("write an https URL (http goes to this machine only)", holds=lambda v: _is_url(_SAFE_URL, v)),),
-        (("pattern", _SAFE_URL),),
-    ),
+    matching(_SAFE_URL, "write an https URL (http goes to this machine only)", lambda v: split_url(v) is not None),
 ]
 LdapURL = Annotated[
     str,
     Field(min_length=1, max_length=255),
-    Checked(
-        (
-            Rule(
-                "write ldap://host or ldaps://host, with :port where it is not 389 or 636",
-                holds=lambda v: _is_url(_LDAP_URL, v),
-            ),
-        ),
-        (("pattern", _LDAP_URL),),
+    matching(
+        _LDAP_URL,
+        "write ldap://host or ldaps://host, with :port where it is not 389 or 636",
+        lambda v: split_url(v) is not None,
     ),
 ]
 Address = Annotated[
     str,
     Field(min_length=1, max_length=320),
-    Checked(
-        (
-            Rule(
-                "write an address, or *@example.com for a whole domain",
-                holds=lambda v: re.search(_ADDRESS, v) is not None,
-            ),
-        ),
-        (("pattern", _ADDRESS),),
-    ),
+    matching(_ADDRESS, "write an address, or *@example.com for a whole domain"),
 ]
 AddressTemplate = Annotated[
     str,
     Field(max_length=320),
-    Checked(
-        (
-            Rule(
-                "write an address with {account} in it, such as {account}@example.com",
-                holds=lambda v: re.search(_TEMPLATE, v) is not None,
-            ),
-        ),
-        (("pattern", _TEMPLATE),),
-    ),
+    matching(_TEMPLATE, "write an address with {account} in it, such as {account}@example.com"),
 ]
 Attribute = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z][A-Za-z0-9-]*$")]
 Claim = Annotated[str, Field(min_length=1, max_length=255)]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from postroad_operator.resources.base import Model
-from postroad_operator.resources.rules import Checked, Rule
+from postroad_operator.resources.rules import matching
 from postroad_transport.config import Permission, Principal
 
 Effect = Literal["Allow", "Deny"]
@@ -16,15 +15,7 @@ _PRINCIPAL = rf"^({'|'.join(principal.value for principal in Principal)}|user:[^
 PrincipalName = Annotated[
     str,
     Field(max_length=256),
-    Checked(
-        (
-            Rule(
-                f"write one of {', '.join(principal.value for principal in Principal)}, or user:NAME",
-                holds=lambda v: re.search(_PRINCIPAL, v) is not None,
-            ),
-        ),
-        (("pattern", _PRINCIPAL),),
-    ),
+    matching(_PRINCIPAL, f"write one of {', '.join(principal.value for principal in Principal)}, or user:NAME"),
 ]
 
 SendPermission = Literal[

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -10,7 +9,7 @@ from pydantic import Field
 from postroad_operator.resources.base import KeyReference, Model
 from postroad_operator.resources.directories import Address, AddressTemplate
 from postroad_operator.resources.partners import Revocation
-from postroad_operator.resources.rules import Checked, Rule
+from postroad_operator.resources.rules import Rule, matching
 from postroad_operator.resources.scalars import Unique
 
 _REALM = r"^[^@/\\\s]{1,255}$"
@@ -21,36 +20,17 @@ _NAMES = ("email", "dns_name", "common_name", "thumbprint")
 Realm = Annotated[
     str,
     Field(max_length=255),
-    Checked(
-        (Rule("write a realm such as EXAMPLE.COM", holds=lambda v: re.search(_REALM, v) is not None),),
-        (("pattern", _REALM),),
-    ),
+    matching(_REALM, "write a realm such as EXAMPLE.COM"),
 ]
 KerberosPrincipal = Annotated[
     str,
     Field(max_length=512),
-    Checked(
-        (
-            Rule(
-                "write a principal with its realm, such as host/legacy1.mail.example@EXAMPLE.COM",
-                holds=lambda v: re.fullmatch(_PRINCIPAL, v) is not None,
-            ),
-        ),
-        (("pattern", _PRINCIPAL),),
-    ),
+    matching(_PRINCIPAL, "write a principal with its realm, such as host/legacy1.mail.example@EXAMPLE.COM"),
 ]
 Thumbprint = Annotated[
     str,
     Field(max_length=95),
-    Checked(
-        (
-            Rule(
-                "write the SHA-256 of the certificate: 64 hexadecimal digits, with or without colons",
-                holds=lambda v: re.search(_THUMBPRINT, v) is not None,
-            ),
-        ),
-        (("pattern", _THUMBPRINT),),
-    ),
+    matching(_THUMBPRINT, "write the SHA-256 of the certificate: 64 hexadecimal digits, with or without colons"),
 ]
 Name = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]
 AccountName = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00-\x20\x7f]+$")]

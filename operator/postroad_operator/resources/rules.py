@@ -6,6 +6,7 @@ type (:class:`Checked`). The schema generator turns both into ``x-kubernetes-val
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -72,3 +73,18 @@ class Checked:
         if rules := schema_of(self.rules):
             node["x-kubernetes-validations"] = rules
         return node
+
+
+def matching(pattern: str, message: str, also: Callable[[str], bool] = lambda _: True) -> Checked:
+    """Return the annotation of a string that matches `pattern` as a whole; the API server checks that, too.
+
+    Parameters
+    ----------
+    pattern
+        Anchored, and with the same meaning in ECMAScript, Go and Python.
+    also
+        What only we can check besides.
+    """
+    whole = re.compile(pattern)
+    rule = Rule(message, holds=lambda value: whole.fullmatch(value) is not None and also(value))
+    return Checked((rule,), (("pattern", pattern),))

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Callable
 from typing import Annotated
 
 import idna
 from pydantic import Field, Strict
 
-from postroad_operator.resources.rules import Checked, Rule
+from postroad_operator.resources.rules import Checked, Rule, matching
 
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -96,9 +97,9 @@ def networks(text: str) -> tuple[IPNetwork, ...]:
         raise ValueError(f"{text!r} mixes IPv4 and IPv6") from error
 
 
-def _is(convert: object, value: object) -> bool:
+def _is(convert: Callable[[str], object], value: str) -> bool:
     try:
-        convert(value)  # type: ignore[operator]  # any of the converters above
+        convert(value)
     except (ValueError, UnicodeError):
         return False
     return True
@@ -120,10 +121,7 @@ Unique = Checked(
 Duration = Annotated[
     str,
     Field(max_length=40),
-    Checked(
-        (Rule("write a duration such as 30s, 5m, 1h30m or 4d", holds=lambda v: re.search(_DURATION, v) is not None),),
-        (("pattern", _DURATION),),
-    ),
+    matching(_DURATION, "write a duration such as 30s, 5m, 1h30m or 4d"),
 ]
 Size = Annotated[
     Annotated[int, Strict(), Field(ge=0)] | Annotated[str, Field(max_length=20)],

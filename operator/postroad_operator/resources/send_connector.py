@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -12,7 +11,7 @@ from postroad_operator.resources.directories import Claim, HttpsURL
 from postroad_operator.resources.grants import SendGrant
 from postroad_operator.resources.partners import DomainSecurity, TlsTrust
 from postroad_operator.resources.receive_connector import TlsPolicy, Usage
-from postroad_operator.resources.rules import Checked, Rule
+from postroad_operator.resources.rules import Rule, matching
 from postroad_operator.resources.scalars import (
     Count,
     DomainName,
@@ -40,15 +39,7 @@ _RATE = r"^(0|[1-9][0-9]{0,8}/[smh])$"
 Rate = Annotated[
     str,
     Field(max_length=16),
-    Checked(
-        (
-            Rule(
-                "write a rate such as 10/s, 100/m or 5000/h; 0 for no limit",
-                holds=lambda v: re.search(_RATE, v) is not None,
-            ),
-        ),
-        (("pattern", _RATE),),
-    ),
+    matching(_RATE, "write a rate such as 10/s, 100/m or 5000/h; 0 for no limit"),
 ]
 
 
