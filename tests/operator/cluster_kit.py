@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,17 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": SOURCES}
 
 def manifest(kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
     return {"apiVersion": "postroad.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec}
+
+
+def mx_connector(port: int, **changes: Any) -> dict[str, Any]:
+    """Return the specification of the connector ``mx`` of a :func:`settled_tier`."""
+    return {
+        "usage": "Internet",
+        "fqdn": "mail.example",
+        "bindings": [{"port": port}],
+        "authMechanisms": ["TLS"],
+        "limits": {"tarpit": "0s"},
+    } | changes
 
 
 def condition(document: dict[str, Any] | None, name: str) -> dict[str, Any]:
@@ -257,3 +269,27 @@ class Cluster:
                 with contextlib.suppress(ApiError, OSError):
                     pod.mount()
             time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def settled_tier(plane: ControlPlane, namespace: str, directory: Path, port: int, *options: str) -> Iterator[Cluster]:
+    """Yield a tier of three pods in a namespace of its own: a CA certificate, a connector, a domain; all programmed.
+
+    `port` is the connector's, `options` are the operator's.
+    """
+    plane.client.namespace(namespace)
+    cluster = Cluster(plane, namespace, directory)
+    cluster.apply("TransportCertificate", "mail", {"ca": {}, "dnsNames": ["mail.example"]})
+    cluster.apply("ReceiveConnector", "mx", mx_connector(port))
+    cluster.apply(
+        "AcceptedDomain",
+        "mail",
+        {"domain": "mail.example", "deliver": {"maildir": {"path": "mail/{local}"}}, "default": True},
+    )
+    try:
+        cluster.operator(*options)
+        cluster.start_pods()
+        cluster.wait_settled()
+        yield cluster
+    finally:
+        cluster.stop()

@@ -16,12 +16,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from cluster_kit import ENVIRONMENT, Cluster, Operator, condition, holds, manifest
+from cluster_kit import ENVIRONMENT, Cluster, Operator, condition, holds, manifest, mx_connector, settled_tier
 from control_plane import ApiError, ControlPlane, free_port, wait_for
 
 MX, RELAY = free_port(), free_port()
 #: Seconds; short, so that one takes over soon and a dead watch is told soon.
 LEASE = 2.0
+OPTIONS = ("--lease-duration", str(LEASE))
 BAD = 1000
 RELAYING = {
     "usage": "Custom",
@@ -33,38 +34,17 @@ RELAYING = {
 
 
 def connector(**changes: Any) -> dict[str, Any]:
-    return {
-        "usage": "Internet",
-        "fqdn": "mail.example",
-        "bindings": [{"port": MX}],
-        "authMechanisms": ["TLS"],
-        "limits": {"tarpit": "0s"},
-    } | changes
+    return mx_connector(MX, **changes)
 
 
 @pytest.fixture(scope="module")
 def cluster(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A small tier of three pods, programmed."""
-    control_plane.client.namespace("faults")
-    cluster = Cluster(control_plane, "faults", tmp_path_factory.mktemp("faults"))
-    cluster.apply("TransportCertificate", "mail", {"ca": {}, "dnsNames": ["mail.example"]})
-    cluster.apply("ReceiveConnector", "mx", connector())
-    cluster.apply(
-        "AcceptedDomain",
-        "mail",
-        {"domain": "mail.example", "deliver": {"maildir": {"path": "mail/{local}"}}, "default": True},
-    )
-    try:
-        start(cluster)
-        cluster.start_pods()
-        cluster.wait_settled()
+    with settled_tier(control_plane, "faults", tmp_path_factory.mktemp("faults"), MX, *OPTIONS) as cluster:
         yield cluster
-    finally:
-        cluster.stop()
 
 
 def start(cluster: Cluster) -> Operator:
-    return cluster.operator("--lease-duration", str(LEASE))
+    return cluster.operator(*OPTIONS)
 
 
 def leader(cluster: Cluster) -> Operator:

@@ -9,42 +9,20 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from cluster_kit import Cluster, condition, holds
+from cluster_kit import Cluster, condition, holds, mx_connector, settled_tier
 from control_plane import ControlPlane, free_port, wait_for
 
 MX, SUBMISSION = free_port(), free_port()
-LIMITS = {"tarpit": "0s"}
 
 
 def connector(**changes: Any) -> dict[str, Any]:
-    return {
-        "usage": "Internet",
-        "fqdn": "mail.example",
-        "bindings": [{"port": MX}],
-        "authMechanisms": ["TLS"],
-        "limits": LIMITS,
-    } | changes
+    return mx_connector(MX, **changes)
 
 
 @pytest.fixture(scope="module")
 def cluster(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A small tier in a namespace of its own: a CA certificate, one connector, one domain; all of it programmed."""
-    control_plane.client.namespace("tier")
-    cluster = Cluster(control_plane, "tier", tmp_path_factory.mktemp("cluster"))
-    cluster.apply("TransportCertificate", "mail", {"ca": {}, "dnsNames": ["mail.example"]})
-    cluster.apply("ReceiveConnector", "mx", connector())
-    cluster.apply(
-        "AcceptedDomain",
-        "mail",
-        {"domain": "mail.example", "deliver": {"maildir": {"path": "mail/{local}"}}, "default": True},
-    )
-    try:
-        cluster.operator()
-        cluster.start_pods()
-        cluster.wait_settled()
+    with settled_tier(control_plane, "tier", tmp_path_factory.mktemp("cluster"), MX) as cluster:
         yield cluster
-    finally:
-        cluster.stop()
 
 
 def banner(address: str, port: int = MX) -> str:
