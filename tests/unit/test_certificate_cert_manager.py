@@ -51,7 +51,7 @@ def outcome(secrets: dict[str, dict[str, bytes]], state: IssuerState | None, now
 def test_the_certificate_asks_for_everything_that_the_resource_says():
     document = certificate_document(
         resource(
-            subject={"C": "KR", "S": "Seoul", "L": "Gangnam", "O": "Kbiz", "OU": ["Mail", "Hub"], "CN": "mail"},
+            subject={"C": "KR", "S": "Seoul", "L": "Gangnam", "O": "Kbiz", "OU": ["Mail"], "CN": "mail"},
             privateKey={"algorithm": "RSA", "size": 3072, "rotation": "Never"},
             issuerRef={"name": "acme", "kind": "ClusterIssuer"},
             duration="48h",
@@ -75,7 +75,7 @@ def test_the_certificate_asks_for_everything_that_the_resource_says():
             "provinces": ["Seoul"],
             "localities": ["Gangnam"],
             "organizations": ["Kbiz"],
-            "organizationalUnits": ["Mail", "Hub"],
+            "organizationalUnits": ["Mail"],
         },
     }
 
@@ -85,6 +85,22 @@ def test_domain_components_go_as_a_literal_subject():
     assert spec["literalSubject"] == "CN=mail.example,O=Kbiz,DC=kbiz,DC=net"
     assert "subject" not in spec
     assert "commonName" not in spec
+
+
+def test_several_units_go_as_a_literal_subject_for_the_order_that_cert_manager_would_lose():
+    spec = certificate_document(resource(subject={"O": "Kbiz", "OU": ["Mail", "Hub"]}))["spec"]
+    assert spec["literalSubject"] == "CN=mail.example,OU=Hub,OU=Mail,O=Kbiz"
+    assert "subject" not in spec
+
+
+@pytest.mark.parametrize(
+    "earlier", [{"O": "Kbiz", "L": "Jung-gu"}, {"L": "Jung-gu"}, {"DC": ["kbiz"]}, {"CN": "mail"}]
+)
+def test_a_part_of_the_subject_that_is_no_longer_wanted_differs(earlier: dict[str, Any]):
+    observed = certificate_document(resource(subject=earlier))
+    assert differs(observed, certificate_document(resource(subject={"O": "Kbiz"})))
+    assert differs(observed, certificate_document(resource()))
+    assert not differs(observed, observed)
 
 
 def test_a_renewal_shorter_than_cert_manager_takes_is_lengthened():

@@ -19,6 +19,8 @@ API = "cert-manager.io/v1"
 KIND = "Certificate"
 #: Seconds; cert-manager takes no shorter renewBefore.
 _SHORTEST_RENEWAL = 300
+#: Fields that may be absent: one that is there and not wanted is from before the resource changed.
+_NAMING = ("commonName", "subject", "literalSubject")
 
 NOT_INSTALLED = (
     "spec.issuerRef: cert-manager is not installed: the cluster knows no Certificate of cert-manager.io/v1: install"
@@ -96,18 +98,18 @@ def certificate_document(resource: TransportCertificate) -> dict[str, Any]:
 def _subject(request: CertificateRequest) -> dict[str, Any]:
     subject = request.subject
     name = subject_name(request)
-    if subject.domain_components:
-        # cert-manager has no field for domain components; it takes the whole name as RFC 4514 text.
+    if subject.domain_components or len(subject.organizational_units) > 1:
+        # cert-manager has no field for domain components, and makes one set of several units, without their order.
+        # It takes the whole name as RFC 4514 text.
         return {"literalSubject": name.rfc4514_string()}
     parts = {
         "countries": subject.country,
         "provinces": subject.state,
         "localities": subject.locality,
         "organizations": subject.organization,
+        "organizationalUnits": next(iter(subject.organizational_units), None),
     }
     given: dict[str, Any] = {field: [value] for field, value in parts.items() if value}
-    if subject.organizational_units:
-        given["organizationalUnits"] = list(subject.organizational_units)
     common = subject.common_name or next(iter(request.dns_names), "")
     spec: dict[str, Any] = {"commonName": common} if 0 < len(common) <= 64 else {}
     return spec | ({"subject": given} if given else {})
@@ -131,6 +133,8 @@ def belongs(observed: Mapping[str, Any], resource: TransportCertificate) -> bool
 def differs(observed: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     """Tell whether a Certificate does not say what it should; what others added is theirs."""
     has, wants = observed.get("spec") or {}, wanted["spec"]
+    if any(has.get(field) != wants.get(field) for field in _NAMING):
+        return True
     return any(_without_defaults(has.get(field), value) != value for field, value in wants.items())
 
 
