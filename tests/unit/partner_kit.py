@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, NameOID
 
 HOUR = 3600.0
 
@@ -50,13 +50,14 @@ class Issued:
 
 @dataclass
 class Ca:
-    """An authority. ``crl_url`` goes into what it issues; ``revoked`` are serial numbers."""
+    """An authority. ``crl_url`` and ``ocsp_url`` go into what it issues; ``revoked`` are serial numbers."""
 
     name: str
     now: float
     crl_url: str = ""
     parent: Ca | None = None
     revoked: list[int] = field(default_factory=list)
+    ocsp_url: str = ""
 
     def __post_init__(self) -> None:
         self.key = ec.generate_private_key(ec.SECP256R1())
@@ -108,6 +109,12 @@ class Ca:
         if (signer.crl_url and signer is not self) or (signer.crl_url and not authority):
             point = x509.DistributionPoint([x509.UniformResourceIdentifier(signer.crl_url)], None, None, None)
             builder = builder.add_extension(x509.CRLDistributionPoints([point]), critical=False)
+        if signer.ocsp_url and not authority:
+            location = x509.UniformResourceIdentifier(signer.ocsp_url)
+            access = x509.AuthorityInformationAccess(
+                [x509.AccessDescription(AuthorityInformationAccessOID.OCSP, location)]
+            )
+            builder = builder.add_extension(access, critical=False)
         return builder.sign(signer.key, hashes.SHA256())
 
     def crl(
@@ -136,10 +143,14 @@ class Ca:
 
 @dataclass
 class CrlServer:
-    """Serves ``files`` by path; a path that is not there is a 404, and nothing is answered while ``down``."""
+    """Serves ``files`` by path; a path that is not there is a 404, and nothing is answered while ``down``.
+
+    ``answers`` are what responders say to what is posted.
+    """
 
     port: int = 0
     files: dict[str, bytes] = field(default_factory=dict)
+    answers: dict[str, Callable[[bytes], bytes]] = field(default_factory=dict)
     redirects: dict[str, str] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     down: bool = False
@@ -164,11 +175,16 @@ def crl_server() -> Iterator[CrlServer]:
                 self.send_header("Location", state.redirects[self.path])
                 self.end_headers()
                 return
-            content = state.files.get(self.path)
+            if self.command == "POST":
+                content = state.answers[self.path](self.rfile.read(int(self.headers["Content-Length"])))
+            else:
+                content = state.files.get(self.path)
             self.send_response(404 if content is None else 200)
             self.send_header("Content-Length", str(len(content or b"")))
             self.end_headers()
             self.wfile.write(content or b"")
+
+        do_POST = do_GET
 
         def log_message(self, *_: object) -> None:
             pass

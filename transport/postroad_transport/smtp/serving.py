@@ -32,6 +32,7 @@ from postroad_transport.telemetry.metrics import Metrics
 from postroad_transport.tls.crl_store import CrlStore
 from postroad_transport.tls.direct_trust import TrustContexts, trust_contexts
 from postroad_transport.tls.presenting import Presented, present
+from postroad_transport.tls.staple_store import StapleStore
 
 OnCommitted = Callable[[Envelope, Content], None]
 
@@ -186,6 +187,7 @@ def prepare(
     sources: Sources,
     bans: BanStore | None = None,
     crls: CrlStore | None = None,
+    staples: StapleStore | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Serving:
     """Build what is to be served from a configuration and the secrets beside it in `directory`.
@@ -216,6 +218,7 @@ def prepare(
             directory,
             asks=asks_for_certificate(connector),
             logs_in=bool(authenticator),
+            staples=staples,
         )
         trusts = isinstance(check_anonymous_tls(connector, config, TlsMode.STARTTLS, tls=False), Allow)
         connectors[connector.name] = PreparedConnector(

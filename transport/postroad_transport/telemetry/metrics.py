@@ -15,6 +15,7 @@ MAXIMUM_GAUGES = frozenset(
     {
         "postroad_queue_oldest_age_seconds",
         "postroad_certificate_not_after_timestamp_seconds",
+        "postroad_ocsp_staple_expiry_timestamp_seconds",
         "postroad_config_generation_info",
         "postroad_config_last_reload_timestamp_seconds",
         "postroad_domain_security_last_success_timestamp_seconds",
@@ -109,6 +110,19 @@ class Metrics:
         )
         self.crl_fetches = Counter(
             "postroad_crl_fetches", "Revocation lists asked for; result ok or a reason.", ["result"], registry=r
+        )
+        # OCSP stapling
+        self.ocsp_fetches = Counter(
+            "postroad_ocsp_fetches",
+            "Certificates' responders asked; result ok or a reason.",
+            ["result"],
+            registry=r,
+        )
+        self.ocsp_staple_expiry = Gauge(
+            "postroad_ocsp_staple_expiry_timestamp_seconds",
+            "When the OCSP response ends that is stapled to a certificate; 0: there is none.",
+            ["name", "thumbprint"],
+            registry=r,
         )
         # Spool
         self.spool_commits = Counter("postroad_spool_commits", "Durable transactions.", registry=r)

@@ -67,6 +67,15 @@ class AskingContext(ssl.SSLContext):
 
         self._context.set_tlsext_servername_callback(answer)
 
+    def staple_status(self, staple: Callable[[bytes], bytes | None]) -> None:
+        """Show clients that ask for it the OCSP response that `staple` has for the certificate they get."""
+
+        def answer(connection: SSL.Connection, _: object) -> bytes:
+            certificate = connection.get_certificate(as_cryptography=True)
+            return (certificate and staple(certificate.public_bytes(Encoding.DER))) or b""
+
+        self._context.set_ocsp_server_callback(answer)
+
     def wrap_bio(
         self,
         incoming: ssl.MemoryBIO,

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from cryptography import x509
@@ -28,17 +27,13 @@ from cryptography import x509
 from postroad_transport.config import Revocation, RevocationMode
 from postroad_transport.telemetry.events import EventLog
 from postroad_transport.telemetry.metrics import Metrics
+from postroad_transport.tls.fetching import Fetcher, FetchError
 from postroad_transport.tls.revocation import Crl, Status, counts, distribution_points, status
-
-if TYPE_CHECKING:
-    from aiohttp import ClientSession
 
 MAX_BYTES = 16 * 1024 * 1024
 """Size of the largest list that is taken."""
 MAX_LISTS = 200
 """Lists kept; the one that was wanted longest ago goes first."""
-FETCH_SECONDS = 10.0
-"""How long fetching one list may take."""
 RETRY = 10.0
 """Seconds after a failure in which nothing is fetched from the same place again."""
 REFRESH = 3600.0
@@ -48,10 +43,6 @@ UNUSED = 7 * 86_400.0
 _AT_ONCE = 256 * 1024
 
 log = logging.getLogger("postroad.tls")
-
-
-class FetchError(Exception):
-    """A list could not be had; the message is a fixed word, for metrics."""
 
 
 @dataclass(slots=True)
@@ -102,7 +93,7 @@ class CrlStore:
         self._events = events
         self._clock = clock
         self._held: dict[str, _Held] = {}
-        self._session: ClientSession | None = None
+        self._fetcher = Fetcher()
         self._refresher: asyncio.Task[None] | None = None
         self._added = asyncio.Event()
         self._turns = asyncio.Semaphore(4)
@@ -110,7 +101,8 @@ class CrlStore:
     async def lists(self, path: Sequence[x509.Certificate], revocation: Revocation) -> tuple[Crl, ...]:
         """Return the lists on the certificates of a valid `path`, as far as they can be had.
 
-        Waits at most about :data:`FETCH_SECONDS` for each place asked; never raises for what goes wrong there.
+        Waits at most about :data:`~postroad_transport.tls.fetching.FETCH_SECONDS` for each place asked; never raises
+        for what goes wrong there.
         """
         found = list(parse_crls(revocation.crls))
         if revocation.mode is RevocationMode.OFF or not revocation.fetch:
@@ -138,9 +130,7 @@ class CrlStore:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
         self._refresher = None
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        await self._fetcher.close()
 
     async def _get(self, url: str, issuer: x509.Certificate) -> Crl | None:
         now = self._clock()
@@ -170,7 +160,7 @@ class CrlStore:
                     if held.due() > now:
                         return
             async with self._turns:
-                data = await self._fetch(url)
+                data = await self._fetcher.get(url, limit=MAX_BYTES)
             held.take(await _parse(data), now, now)
             await asyncio.to_thread(self._write, url, data)
             self._count("ok")
@@ -188,28 +178,6 @@ class CrlStore:
         if self._events is not None:
             self._events.emit("crl.failed", url=url, reason=reason)
 
-    async def _fetch(self, url: str) -> bytes:
-        import aiohttp  # here, since only who verifies partners needs it
-
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                timeout=aiohttp.ClientTimeout(total=FETCH_SECONDS), cookie_jar=aiohttp.DummyCookieJar()
-            )
-        data = bytearray()
-        try:
-            async with self._session.get(url, allow_redirects=False) as response:
-                if response.status != 200:
-                    raise FetchError("status")
-                async for chunk in response.content.iter_chunked(65_536):
-                    data += chunk
-                    if len(data) > MAX_BYTES:
-                        raise FetchError("too_big")
-        except TimeoutError:
-            raise FetchError("timeout") from None
-        except (aiohttp.ClientError, OSError, ValueError):
-            raise FetchError("unreachable") from None
-        return bytes(data)
-
     async def _refresh(self) -> None:
         """Renew lists before they are needed, until cancelled."""
         while True:
@@ -222,7 +190,9 @@ class CrlStore:
                     await asyncio.shield(held.task)
             next_due = min((held.due() for held in self._held.values()), default=now + REFRESH)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._added.wait(), max(1.0, next_due - self._clock()))
+                # Not wait_for: that of Python 3.11 loses a cancellation that comes together with the event.
+                async with asyncio.timeout(max(1.0, next_due - self._clock())):
+                    await self._added.wait()
 
     def _make_room(self) -> None:
         if len(self._held) >= MAX_LISTS:

@@ -9,15 +9,23 @@ nothing here does anything.
 from __future__ import annotations
 
 import ctypes
+import logging
 import ssl
 import sys
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 _POINTER = ctypes.sizeof(ctypes.c_void_p)
 _SET_SESSION_CACHE_MODE = 44  # SSL_CTRL_SET_SESS_CACHE_MODE
 _SET_GROUPS_LIST = 92  # SSL_CTRL_SET_GROUPS_LIST
+_SET_STATUS_CALLBACK = 63  # SSL_CTRL_SET_TLSEXT_STATUS_REQ_CB
+_SET_STATUS_RESPONSE = 71  # SSL_CTRL_SET_TLSEXT_STATUS_REQ_OCSP_RESP
 _OFF = 0  # SSL_SESS_CACHE_OFF
+_STAPLED, _NOT_STAPLED = 0, 3  # SSL_TLSEXT_ERR_OK, SSL_TLSEXT_ERR_NOACK
+_STATUS_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
+
+log = logging.getLogger("postroad.tls")
 
 
 def export(tls: ssl.SSLObject, label: bytes, length: int) -> bytes | None:
@@ -38,16 +46,34 @@ def own_certificate(tls: ssl.SSLObject) -> bytes | None:
     if tls.session_reused:
         return None
     session = _session(tls)
-    certificate = session and _library().SSL_get_certificate(session)
-    if not certificate:
-        return None
-    length = _library().i2d_X509(certificate, None)
-    if length <= 0:
-        return None
-    der = ctypes.create_string_buffer(length)
-    end = ctypes.c_void_p(ctypes.addressof(der))
-    _library().i2d_X509(certificate, ctypes.byref(end))
-    return der.raw
+    return None if session is None else _certificate(session)
+
+
+def staple_status(context: ssl.SSLContext, staple: Callable[[bytes], bytes | None]) -> None:
+    """Show clients that ask for it the OCSP response on the certificate they get (RFC 6066 section 8).
+
+    Parameters
+    ----------
+    staple
+        Returns the response, DER, for a certificate in DER; None: there is none to show. Called within handshakes.
+    """
+    pointer = _server(context)
+    if pointer is None:
+        return
+
+    def answer(session: int, _: int | None) -> int:
+        try:
+            certificate = _certificate(session)
+            response = certificate and staple(certificate)
+            return _STAPLED if response and _give(session, response) else _NOT_STAPLED
+        except Exception:  # nothing can be raised through OpenSSL
+            log.exception("an OCSP response cannot be stapled")
+            return _NOT_STAPLED
+
+    callback = _STATUS_CALLBACK(answer)
+    _library().SSL_CTX_callback_ctrl(pointer, _SET_STATUS_CALLBACK, callback)
+    # OpenSSL keeps no reference, and the context outlives its sessions' handshakes.
+    context._postroad_status_callback = callback  # type: ignore[attr-defined]
 
 
 def turn_session_cache_off(context: ssl.SSLContext) -> None:
@@ -64,6 +90,30 @@ def limit_groups(context: ssl.SSLContext, *lists: str) -> None:
         any(_library().SSL_CTX_ctrl(pointer, _SET_GROUPS_LIST, 0, groups.encode()) for groups in lists)
         # What is left there would be taken for the next session's.
         _library().ERR_clear_error()
+
+
+def _certificate(session: int) -> bytes | None:
+    certificate = _library().SSL_get_certificate(session)
+    length = _library().i2d_X509(certificate, None) if certificate else 0
+    if length <= 0:
+        return None
+    der = ctypes.create_string_buffer(length)
+    end = ctypes.c_void_p(ctypes.addressof(der))
+    _library().i2d_X509(certificate, ctypes.byref(end))
+    return der.raw
+
+
+def _give(session: int, response: bytes) -> bool:
+    """Hand a copy of `response` to OpenSSL, which frees it with the session."""
+    size = len(response)
+    copy = _library().CRYPTO_malloc(size, b"", 0)
+    if not copy:
+        return False
+    ctypes.memmove(copy, response, size)
+    if _library().SSL_ctrl(session, _SET_STATUS_RESPONSE, size, copy) == 1:
+        return True
+    _library().CRYPTO_free(copy, b"", 0)
+    return False
 
 
 def _server(context: ssl.SSLContext) -> int | None:
@@ -98,6 +148,10 @@ def _library() -> Any:
             ("SSL_get_certificate", pointer, pointer),
             ("i2d_X509", number, pointer, pointer),
             ("SSL_CTX_ctrl", ctypes.c_long, pointer, number, ctypes.c_long, ctypes.c_char_p),
+            ("SSL_CTX_callback_ctrl", ctypes.c_long, pointer, number, _STATUS_CALLBACK),
+            ("SSL_ctrl", ctypes.c_long, pointer, number, ctypes.c_long, pointer),
+            ("CRYPTO_malloc", pointer, size, ctypes.c_char_p, number),
+            ("CRYPTO_free", None, pointer, ctypes.c_char_p, number),
             ("ERR_clear_error", None),
             (
                 "SSL_export_keying_material",

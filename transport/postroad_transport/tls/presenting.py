@@ -13,6 +13,7 @@ from postroad_transport.policy.certificate import Selection
 from postroad_transport.tls.binding import end_point, end_point_of_chain
 from postroad_transport.tls.native import own_certificate
 from postroad_transport.tls.server import KeyPair, problem_with, server_context
+from postroad_transport.tls.staple_store import StapleStore, subject_in
 
 EndPoint = Callable[[ssl.SSLObject], "bytes | None"]
 
@@ -36,6 +37,7 @@ def present(
     *,
     asks: bool,
     logs_in: bool,
+    staples: StapleStore | None = None,
 ) -> Presented | None:
     """Build what `connector` presents; None: nothing was selected for it.
 
@@ -50,6 +52,8 @@ def present(
     logs_in
         Clients may log in. Where it depends on the client which certificate it gets, they then cannot resume: a
         resumed session does not tell which one it was, and a login may be bound to it (RFC 5929).
+    staples
+        Where the OCSP responses are that go with certificates.
 
     Raises
     ------
@@ -75,6 +79,8 @@ def present(
     by_name = tuple((name, found) for name in names if (found := pairs(names[name].presented)))
     beside = pairs(selection.beside)
     several = bool(beside or by_name)
+    shown = (pair(own), *beside, *(item for _, found in by_name for item in found))
+    has_responder = any(subject_in(item.chain) is not None for item in shown)
     context = server_context(
         *pair(own),
         beside=beside,
@@ -82,6 +88,7 @@ def present(
         policy=connector.tls_policy,
         asks=asks,
         resumes=not (several and logs_in),
+        staple=staples.staple if staples is not None and has_responder else None,
     )
     unusable = tuple(sorted(f"{item.source}: {problem}" for item, problem in problems.items() if problem))
     if several:

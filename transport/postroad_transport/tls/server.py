@@ -11,7 +11,7 @@ from typing import NamedTuple
 from postroad_transport.config import TlsPolicy
 from postroad_transport.config.files import ConfigError
 from postroad_transport.policy.certificate import served_for
-from postroad_transport.tls.native import limit_groups, turn_session_cache_off
+from postroad_transport.tls.native import limit_groups, staple_status, turn_session_cache_off
 from postroad_transport.tls.policy import GROUPS, apply_policy
 
 
@@ -21,6 +21,9 @@ class KeyPair(NamedTuple):
     chain: Path
     key: Path
 
+
+Staple = Callable[[bytes], bytes | None]
+"""Gives the OCSP response, DER, to show with a certificate in DER; None: there is none. Called within handshakes."""
 
 Names = tuple[tuple[str, tuple[KeyPair, ...]], ...]
 """What to present to clients that ask for a name, by name or wildcard."""
@@ -36,6 +39,7 @@ def server_context(
     policy: TlsPolicy = TlsPolicy.MODERN,
     asks: bool = False,
     resumes: bool = True,
+    staple: Staple | None = None,
 ) -> ssl.SSLContext:
     """Return the context that presents the certificate in `chain`.
 
@@ -54,6 +58,8 @@ def server_context(
         Ask for the client's certificate. Whatever it is, it is taken: who uses it has to judge it first.
     resumes
         Let clients resume their sessions. Those that are asked for a certificate never do.
+    staple
+        Where to take the OCSP response from for clients that want one.
 
     Raises
     ------
@@ -61,7 +67,7 @@ def server_context(
         A file is missing or unreadable, or the key does not belong to the certificate.
     """
     others = {
-        name: server_context(*own, beside=tuple(more), policy=policy, asks=asks, resumes=resumes)
+        name: server_context(*own, beside=tuple(more), policy=policy, asks=asks, resumes=resumes, staple=staple)
         for name, (own, *more) in names
     }
     for_name = partial(served_for, names=others)
@@ -74,6 +80,8 @@ def server_context(
             load_certificate(asking, *pair)
         if others:
             asking.answer_names(for_name)
+        if staple is not None:
+            asking.staple_status(staple)
         return asking
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     apply_policy(context, policy)
@@ -82,6 +90,8 @@ def server_context(
         load_certificate(context, *pair)
     if others:
         context.sni_callback = partial(_answer_name, for_name)
+    if staple is not None:
+        staple_status(context, staple)
     if resumes:
         # Mail clients keep one ticket; making a second one would be wasted work.
         context.num_tickets = 1

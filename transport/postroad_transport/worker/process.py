@@ -27,6 +27,7 @@ from postroad_transport.telemetry.events import EventLog
 from postroad_transport.telemetry.metrics import Metrics
 from postroad_transport.tls.crl_store import CrlStore
 from postroad_transport.tls.direct_trust import trust_contexts
+from postroad_transport.tls.staple_store import StapleStore, subjects
 from postroad_transport.worker.control import application
 from postroad_transport.worker.hops import Resolvers, client_identities, hop_factory, read_credentials
 from postroad_transport.worker.settings import WorkerSettings
@@ -63,6 +64,7 @@ class Worker:
         self._events = events
         self._resolvers = resolvers
         self._crls = crls
+        self._staples = StapleStore(settings.state_dir / "ocsp", metrics=metrics, events=events)
         self._sources = Sources()
         self._bans = open_bans(settings.state_dir, events)
         self._hash = ""
@@ -168,7 +170,9 @@ class Worker:
                 sources=self._sources,
                 bans=self._bans,
                 crls=self._crls,
+                staples=self._staples,
             )
+            stapled = await asyncio.to_thread(subjects, config, directory)
             routing = await asyncio.to_thread(RoutingTable, config)
             factory = hop_factory(
                 config,
@@ -188,6 +192,7 @@ class Worker:
             self._metrics.reloads.labels("refused").inc()
             return str(error)
         self._queue.reload(routing, factory, hostname=config.hostname, postmaster=config.postmaster)
+        self._staples.keep(stapled)
         self._hash = digest
         self._metrics.reloads.labels("ok").inc()
         self._metrics.reload_timestamp.set(time.time())
@@ -245,6 +250,7 @@ class Worker:
         await self._queue.drain(max(1.0, grace - (time.monotonic() - started)))
         await self._sources.close()
         await self._crls.close()
+        await self._staples.close()
         if self._bans is not None:
             await asyncio.to_thread(self._bans.close)
         await self._store.close()
