@@ -20,7 +20,7 @@ from postroad_operator.certificates import (
     from_resource,
     issue,
 )
-from postroad_operator.certificates.cert_manager import differs, go_duration, issuer_state
+from postroad_operator.certificates.cert_manager import differs, go_duration, issuer_state, request_name
 from postroad_operator.resources import TransportCertificate
 
 
@@ -155,6 +155,20 @@ FAILED = {"type": "Issuing", "status": "False", "reason": "Failed", "message": "
 )
 def test_its_conditions_are_understood(document, state):
     assert issuer_state(document) == state
+
+
+def test_its_request_tells_why_it_is_not_ready():
+    document = observed(1, NOT_READY)
+    why = 'Referenced "Issuer" not found: issuer.cert-manager.io "late" not found'
+    request = {"status": {"conditions": [{"type": "Ready", "status": "False", "reason": "Pending", "message": why}]}}
+    assert issuer_state(document, request) == IssuerState(message=f"Secret does not exist; {why}")
+    denied = {"status": {"conditions": [{"type": "Denied", "status": "True", "message": "denied by policy"}]}}
+    assert issuer_state(document, denied).message.endswith("; denied by policy")
+
+
+@pytest.mark.parametrize(("status", "name"), [({}, "transport-mail-1"), ({"revision": 3}, "transport-mail-4")])
+def test_the_request_under_way_follows_the_last_issued(status: dict[str, int], name: str):
+    assert request_name({"metadata": {"name": "transport-mail"}, "status": status}) == name
 
 
 def test_until_it_is_ready_its_own_words_are_passed_on():

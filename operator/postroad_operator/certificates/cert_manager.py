@@ -16,7 +16,7 @@ from postroad_operator.resources.base import API_VERSION
 from postroad_operator.resources.labels import MANAGED_BY, TIER
 
 API = "cert-manager.io/v1"
-KIND = "Certificate"
+KIND, REQUEST_KIND = "Certificate", "CertificateRequest"
 #: Seconds; cert-manager takes no shorter renewBefore.
 _SHORTEST_RENEWAL = 300
 #: Fields that may be absent: one that is there and not wanted is from before the resource changed.
@@ -145,18 +145,33 @@ def _without_defaults(has: Any, wanted: Any) -> Any:
     return has
 
 
-def issuer_state(observed: Mapping[str, Any]) -> IssuerState:
-    """Read a Certificate's conditions: ``Ready`` for its generation, and what ``Issuing`` says of a failure."""
+def request_name(observed: Mapping[str, Any]) -> str:
+    """Return the name of the CertificateRequest that a Certificate waits for: one more than the last issued."""
+    issued = (observed.get("status") or {}).get("revision")
+    return f"{observed.get('metadata', {}).get('name', '')}-{(issued if isinstance(issued, int) else 0) + 1}"
+
+
+def issuer_state(observed: Mapping[str, Any], request: Mapping[str, Any] | None = None) -> IssuerState:
+    """Read a Certificate's conditions: ``Ready`` for its generation, and what ``Issuing`` says of a failure.
+
+    The Certificate says that something is missing; why it does not come is said by its CertificateRequest `request`.
+    """
     generation = observed.get("metadata", {}).get("generation", 0)
-    found = (observed.get("status") or {}).get("conditions") or ()
-    conditions = {item.get("type"): item for item in found if isinstance(item, Mapping)}
+    conditions = _conditions(observed)
     ready = conditions.get("Ready")
     if ready is None or ready.get("observedGeneration", generation) != generation:
         return IssuerState(message="cert-manager has not looked at it yet")
     if ready.get("status") == "True":
         return IssuerState(ready=True)
-    told = [ready.get("message"), (conditions.get("Issuing") or {}).get("message")]
-    return IssuerState(message="; ".join(dict.fromkeys(str(text) for text in told if text)) or "not ready")
+    asked = _conditions(request or {})
+    told = [ready, conditions.get("Issuing"), asked.get("Denied"), asked.get("InvalidRequest"), asked.get("Ready")]
+    messages = [str(item["message"]) for item in told if item and item.get("message")]
+    return IssuerState(message="; ".join(dict.fromkeys(messages)) or "not ready")
+
+
+def _conditions(observed: Mapping[str, Any]) -> dict[Any, Mapping[str, Any]]:
+    found = (observed.get("status") or {}).get("conditions") or ()
+    return {item.get("type"): item for item in found if isinstance(item, Mapping)}
 
 
 def from_issuer(

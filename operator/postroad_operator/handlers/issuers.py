@@ -10,10 +10,19 @@ import logging
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from postroad_operator.certificates import CertificateError, IssuerState, certificate_document
 from postroad_operator.certificates.adapter import issued_name
-from postroad_operator.certificates.cert_manager import KIND, NOT_INSTALLED, belongs, differs, issuer_state
+from postroad_operator.certificates.cert_manager import (
+    KIND,
+    NOT_INSTALLED,
+    REQUEST_KIND,
+    belongs,
+    differs,
+    issuer_state,
+    request_name,
+)
 from postroad_operator.handlers.cluster import Watched
 from postroad_operator.publish import ApiError, KubernetesApi
 from postroad_operator.resources import TransportCertificate
@@ -92,7 +101,18 @@ class Issuers:
                 observed = await self._api.apply(wanted)
         except ApiError as error:
             return _refused(error, name)
-        return issuer_state(observed)
+        state = issuer_state(observed)
+        return (
+            state if state.ready else issuer_state(observed, await self._request(namespace, request_name(observed)))
+        )
+
+    async def _request(self, namespace: str, name: str) -> dict[str, Any] | None:
+        try:
+            return await self._api.get(REQUEST_KIND, namespace, name)
+        except ApiError as error:
+            # It only explains; the certificate comes without it.
+            _log.debug("%s", error)
+            return None
 
     async def _take_back(self, resource: TransportCertificate) -> None:
         """Delete the Certificate that an earlier ``issuerRef`` asked for: it would be renewed for ever."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import aiohttp
-import kopf
 
 from postroad_operator.publish.objects import FIELD_MANAGER
 from postroad_operator.resources import API_VERSION, KINDS
+
+if TYPE_CHECKING:
+    import kopf
 
 #: Seconds until a request that gets no answer counts as failed.
 TIMEOUT = 15.0
@@ -21,6 +23,7 @@ _PLURALS = {kind: (API_VERSION, f"{kind.lower()}s") for kind in KINDS} | {
     "Pod": ("v1", "pods"),
     "Service": ("v1", "services"),
     "Certificate": ("cert-manager.io/v1", "certificates"),
+    "CertificateRequest": ("cert-manager.io/v1", "certificaterequests"),
     "Lease": ("coordination.k8s.io/v1", "leases"),
     "Deployment": ("apps/v1", "deployments"),
     "Event": ("events.k8s.io/v1", "events"),
