@@ -167,6 +167,12 @@ def test_render_prints_what_the_cluster_would_get(directory: Path) -> None:
     assert "geheim" not in result.output
 
 
+def test_render_does_without_what_only_the_operator_needs(directory: Path) -> None:
+    code = "import sys; sys.modules['kopf'] = None; from postroad_operator.cli import main; main(sys.argv[1:])"
+    done = subprocess.run([sys.executable, "-c", code, "render", str(directory)], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_render_decoded_is_the_same_configuration_to_read(directory: Path) -> None:
     compressed = json.loads(run("render", "--output", "json", directory).output)["items"][0]
     decoded = json.loads(run("render", "--output", "json", "--decoded", directory).output)["items"][0]

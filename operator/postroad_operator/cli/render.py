@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,8 @@ import yaml
 
 from postroad_operator.cli.load import REFUSED, compile_all, read_manifests, settings, tier_options
 from postroad_operator.compile import Compilation
-from postroad_operator.resources import GROUP
-from postroad_transport.config import TierConfig
-from postroad_transport.config.files import CONFIG_FILE, compress, config_hash, encode
+from postroad_operator.publish import config_map, secret
+from postroad_transport.config.files import encode
 
 REDACTED = "<redacted>"
 
@@ -59,7 +57,7 @@ def render(
     left_out = [str(fault) for fault in manifests.faults]
     tier = settings(role, hostname, networks, client_addresses_hidden=client_addresses_hidden)
     for compilation in compile_all(manifests, tier):
-        documents += (_config_map(compilation.config, decoded), _secret(compilation, show_secrets))
+        documents += (_config_map(compilation, decoded), _secret(compilation, show_secrets))
         left_out += [
             f"{verdict.source}: {verdict.message}"
             for verdict in compilation.verdicts
@@ -75,28 +73,14 @@ def render(
         raise click.exceptions.Exit(REFUSED)
 
 
-def _metadata(config: TierConfig, encoded: bytes) -> dict[str, Any]:
-    return {
-        "name": f"postroad-{config.tier}",
-        "labels": {"app.kubernetes.io/managed-by": "postroad", f"{GROUP}/tier": config.tier},
-        "annotations": {f"{GROUP}/config-hash": config_hash(encoded)},
-    }
-
-
-def _config_map(config: TierConfig, decoded: bool) -> dict[str, Any]:
-    encoded = encode(config)
-    content = (
-        {"data": {"config.json": msgspec.json.format(encoded, indent=2).decode()}}
-        if decoded
-        else {"binaryData": {CONFIG_FILE: base64.b64encode(compress(encoded)).decode("ascii")}}
-    )
-    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": _metadata(config, encoded), **content}
+def _config_map(compilation: Compilation, decoded: bool) -> dict[str, Any]:
+    document = config_map(compilation, "")
+    if decoded:
+        del document["binaryData"]
+        document["data"] = {"config.json": msgspec.json.format(encode(compilation.config), indent=2).decode()}
+    return document
 
 
 def _secret(compilation: Compilation, show: bool) -> dict[str, Any]:
-    values = {
-        name: base64.b64encode(content).decode("ascii") if show else REDACTED
-        for name, content in compilation.secret_files.items()
-    }
-    metadata = _metadata(compilation.config, encode(compilation.config))
-    return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "Opaque", "data": values}
+    document = secret(compilation, "")
+    return document if show else document | {"data": dict.fromkeys(document["data"], REDACTED)}

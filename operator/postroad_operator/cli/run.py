@@ -15,6 +15,7 @@ from rich.markup import escape
 
 from postroad_operator.certificates import DirectoryStore
 from postroad_operator.cli.console import wide_console
+from postroad_operator.cli.control import RUN_FILE
 from postroad_operator.cli.load import client_addresses_option
 from postroad_operator.compile import TierSettings
 from postroad_operator.resources import Secret
@@ -95,7 +96,7 @@ async def _run(
     publish(options.config_dir, built)
     descriptor = open_log(log_path)
     supervisor = Supervisor(options, log=descriptor, events=EventLog(descriptor))
-    ca, run_file = state_dir / "ca.pem", state_dir / "run.json"
+    ca, run_file = state_dir / "ca.pem", state_dir / RUN_FILE
     stop = stop_on_signals()
 
     def report(what: str, lines: list[str]) -> None:

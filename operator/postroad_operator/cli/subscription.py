@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from postroad_operator.publish import object_name
 from postroad_operator.resources import API_VERSION
 from postroad_transport.config import TierConfig
 from postroad_transport.config.files import CONFIG_FILE, ConfigError, load, unpack
@@ -81,7 +82,7 @@ def _served(state_dir: Path) -> TierConfig:
 
 
 def _published(namespace: str, context: str, tier: str) -> TierConfig:
-    name = f"postroad-{tier}"
+    name = object_name(tier)
     command = ["kubectl", "get", "configmap", name, f"--namespace={namespace}", "--output=json"]
     try:
         answer = subprocess.run(  # noqa: S603 (no shell; each value is one argument)

@@ -1,4 +1,7 @@
-"""The objects that carry a tier's configuration, as documents. Pure: nothing here asks or writes."""
+"""The objects that carry a tier's configuration, as documents. Pure: nothing here asks or writes.
+
+An empty namespace leaves it to whoever applies them.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +88,7 @@ def differs(observed: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> bo
 def _metadata(tier: str, namespace: str, owner: Owner | None) -> dict[str, Any]:
     metadata: dict[str, Any] = {
         "name": object_name(tier),
-        "namespace": namespace,
+        **({"namespace": namespace} if namespace else {}),
         "labels": {**MANAGED_BY, TIER: tier},
     }
     if owner is not None:
