@@ -10,42 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cluster_kit import Cluster, condition
+from cluster_kit import Cluster, condition, settled_tier
 from control_plane import ControlPlane, free_port, wait_for
 
 PORT = free_port()
 KIND = "TransportCertificate"
 
 
-@contextlib.contextmanager
-def tls_cluster(plane: ControlPlane, namespace: str, directory: Path) -> Iterator[Cluster]:
-    """Yield a settled tier, with the certificate ``mail`` of its own authority."""
-    plane.client.namespace(namespace)
-    cluster = Cluster(plane, namespace, directory)
-    cluster.apply(KIND, "mail", {"ca": {}, "dnsNames": ["mail.example"]})
-    cluster.apply(
-        "ReceiveConnector",
-        "mx",
-        {
-            "usage": "Internet",
-            "fqdn": "mail.example",
-            "bindings": [{"port": PORT}],
-            "authMechanisms": ["TLS"],
-            "limits": {"tarpit": "0s"},
-        },
-    )
-    cluster.apply(
-        "AcceptedDomain",
-        "mail",
-        {"domain": "mail.example", "deliver": {"maildir": {"path": "mail/{local}"}}, "default": True},
-    )
-    try:
-        cluster.operator()
-        cluster.start_pods()
-        cluster.wait_settled()
-        yield cluster
-    finally:
-        cluster.stop()
+def tls_cluster(plane: ControlPlane, namespace: str, directory: Path) -> contextlib.AbstractContextManager[Cluster]:
+    """Return a settled tier, with the certificate ``mail`` of its own authority."""
+    return settled_tier(plane, namespace, directory, PORT)
 
 
 @contextlib.contextmanager
