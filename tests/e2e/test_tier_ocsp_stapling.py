@@ -1,0 +1,76 @@
+"""Stapling on a running tier: OpenSSL's own responder on one side, its client on the other."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from ocsp_kit import Responder, authority
+from partner_kit import Issued
+from running_tier import Manifests, Tier, document, free_port, secret, wait_for
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")]
+
+NONE = "OCSP response: no response sent"
+SUCCESS = ("OCSP Response Status: successful", "Cert Status: good")
+
+
+def serve(manifests: Manifests, issued: Issued) -> None:
+    """Have the tier present this certificate."""
+    pem = {"tls.crt": issued.chain_pem.decode(), "tls.key": issued.key_pem.decode()}
+    manifests.put("tls", {**secret("tls", **pem), "type": "kubernetes.io/tls"})
+    spec = {"secretRef": {"name": "tls"}, "dnsNames": ["mail.example"]}
+    manifests.put("cert", document("TransportCertificate", "mail", spec))
+
+
+def seen(port: int, *options: str) -> str:
+    """Return what a client that asks for the status has to say."""
+    command = ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-status", *options]
+    done = subprocess.run(command, input="QUIT\r\n", capture_output=True, text=True, check=False, timeout=30)
+    assert "BEGIN CERTIFICATE" in done.stdout, done.stderr
+    return done.stdout
+
+
+def serial(issued: Issued) -> str:
+    return f"Serial Number: {issued.certificate.serial_number:X}"
+
+
+def test_a_certificate_is_stapled_once_its_responder_is_up_and_never_when_it_was_revoked(
+    tmp_path: Path, manifests: Manifests, start_tier: Callable[..., Tier]
+) -> None:
+    responder = Responder(tmp_path / "responder", free_port())
+    ca = authority(time.time(), responder.url)
+    good, revoked = ca.issue("mail.example"), ca.issue("mail.example")
+    signer = ca.issue("responder", usage=[ExtendedKeyUsageOID.OCSP_SIGNING])
+    responder.publish(ca, signer, good, revoked=(revoked,))
+    serve(manifests, good)
+    tier = start_tier(manifests)
+
+    wait_for(lambda: tier.metric("postroad_ocsp_fetches_total", result="unreachable") == 2, what="both workers' try")
+    assert NONE in seen(manifests.mx, "-starttls", "smtp")
+
+    with responder.running():
+        # The first retry is ten seconds after the failure.
+        wait_for(
+            lambda: tier.metric("postroad_ocsp_staple_expiry_timestamp_seconds") > 0, timeout=30, what="a staple"
+        )
+        for version in ("-tls1_2", "-tls1_3"):
+            for port, options in ((manifests.mx, ("-starttls", "smtp")), (manifests.smtps, ())):
+                wait_for(lambda: NONE not in seen(port, version, *options), what="the other worker's staple")  # noqa: B023
+                found = seen(port, version, *options)
+                assert all(line in found for line in (*SUCCESS, serial(good))), found
+
+        serve(manifests, revoked)
+        wait_for(
+            lambda: tier.metric("postroad_ocsp_fetches_total", result="revoked") >= 2, what="both workers' answer"
+        )
+        assert NONE in seen(manifests.mx, "-starttls", "smtp")
+    assert {event["reason"] for event in tier.events() if event["event"] == "ocsp.failed"} == {
+        "unreachable",
+        "revoked",
+    }
