@@ -33,7 +33,8 @@ FROM python:${PYTHON}
 LABEL org.opencontainers.image.title="Postroad" \
       org.opencontainers.image.description="A clustered mail transport tier: the operator and the transport pods" \
       org.opencontainers.image.licenses="Apache-2.0"
-RUN apt-get update && apt-get install --yes --no-install-recommends libgssapi-krb5-2 && rm -rf /var/lib/apt/lists/*
+RUN apt-get update && apt-get install --yes --no-install-recommends libgssapi-krb5-2 \
+ && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
 # The chart runs pods as this user; the state directory is for those who start the image without a volume.
 RUN groupadd --gid 10001 postroad \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /var/lib/postroad --shell /usr/sbin/nologin postroad \

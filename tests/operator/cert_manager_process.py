@@ -13,7 +13,7 @@ from typing import Any
 from control_plane import ApiError, ControlPlane, binary, wait_for
 
 CONTROLLER = "cert-manager-controller"
-#: A directory beside the controller: what deploy/crds holds in cert-manager's repository.
+#: A directory beside the controller: deploy/crds/cert-manager.io_*.yaml of cert-manager's repository.
 DEFINITIONS = "cert-manager-crds"
 #: What issues for a Certificate. The others watch kinds that are not used here.
 _CONTROLLERS = (
