@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from ocsp_kit import Responder, authority
 from partner_kit import Issued
@@ -37,7 +38,12 @@ def seen(port: int, *options: str) -> str:
 
 
 def serial(issued: Issued) -> str:
-    return f"Serial Number: {issued.certificate.serial_number:X}"
+    number = f"{issued.certificate.serial_number:X}"
+    return f"Serial Number: {number.zfill(len(number) + len(number) % 2)}"
+
+
+def reasons(tier: Tier) -> set[str]:
+    return {event["reason"] for event in tier.events() if event["event"] == "ocsp.failed"}
 
 
 def test_a_certificate_is_stapled_once_its_responder_is_up_and_never_when_it_was_revoked(
@@ -49,9 +55,9 @@ def test_a_certificate_is_stapled_once_its_responder_is_up_and_never_when_it_was
     signer = ca.issue("responder", usage=[ExtendedKeyUsageOID.OCSP_SIGNING])
     responder.publish(ca, signer, good, revoked=(revoked,))
     serve(manifests, good)
-    tier = start_tier(manifests)
+    tier = start_tier(manifests, workers=1)
 
-    wait_for(lambda: tier.metric("postroad_ocsp_fetches_total", result="unreachable") == 2, what="both workers' try")
+    wait_for(lambda: tier.metric("postroad_ocsp_fetches_total", result="unreachable") >= 1, what="a failure")
     assert NONE in seen(manifests.mx, "-starttls", "smtp")
 
     with responder.running():
@@ -61,16 +67,12 @@ def test_a_certificate_is_stapled_once_its_responder_is_up_and_never_when_it_was
         )
         for version in ("-tls1_2", "-tls1_3"):
             for port, options in ((manifests.mx, ("-starttls", "smtp")), (manifests.smtps, ())):
-                wait_for(lambda: NONE not in seen(port, version, *options), what="the other worker's staple")  # noqa: B023
                 found = seen(port, version, *options)
                 assert all(line in found for line in (*SUCCESS, serial(good))), found
 
         serve(manifests, revoked)
-        wait_for(
-            lambda: tier.metric("postroad_ocsp_fetches_total", result="revoked") >= 2, what="both workers' answer"
-        )
-        assert NONE in seen(manifests.mx, "-starttls", "smtp")
-    assert {event["reason"] for event in tier.events() if event["event"] == "ocsp.failed"} == {
-        "unreachable",
-        "revoked",
-    }
+        wait_for(lambda: tier.metric("postroad_ocsp_fetches_total", result="revoked") >= 1, what="an answer")
+        found = seen(manifests.mx, "-starttls", "smtp")
+        assert NONE in found
+        assert revoked.certificate.public_bytes(Encoding.PEM).decode() in found
+    wait_for(lambda: reasons(tier) == {"unreachable", "revoked"}, what="events with the reasons, and no others")
