@@ -102,6 +102,7 @@ def test_a_secret_that_turns_to_garbage_is_told_and_heals(cluster: Cluster) -> N
     for garbage in (b"\xff\x00garbage", b"", chain):
         put_secret(cluster, "imported", tls_crt=garbage, tls_key=garbage)
         told(cluster, "TransportCertificate", "imported", "CertificateUnusable", "tls.")
+        assert cluster.get("TransportCertificate", "imported")["status"]["thumbprint"] == before
         assert holds(cluster.get("ReceiveConnector", "mx"), "Programmed")
         assert holds(cluster.get("TransportCertificate", "mail"), "Programmed")
         # Each is a cause of its own: nothing that was said before is waited for.

@@ -21,6 +21,7 @@ from postroad_operator.certificates import (
     issue,
 )
 from postroad_operator.certificates.cert_manager import differs, go_duration, issuer_state, request_name
+from postroad_operator.certificates.ensure import PROVIDED_SUFFIX, prune
 from postroad_operator.resources import TransportCertificate
 
 
@@ -227,7 +228,8 @@ def test_from_the_tiers_authority_to_cert_manager_there_is_no_gap():
     assert ready.materials[WANTED.source].chain_pem != before
     # What its authority issued is trusted until its end; it is not served again.
     assert issued.trust_pem in ready.trust_pem
-    assert change({}, IssuerState(message="renewing")).materials == {}
+    renewing = change({}, IssuerState(message="renewing"))
+    assert renewing.materials[WANTED.source].chain_pem == ready.materials[WANTED.source].chain_pem
 
 
 def test_from_the_tiers_authority_to_a_secret_there_is_no_gap():
@@ -238,4 +240,31 @@ def test_from_the_tiers_authority_to_a_secret_there_is_no_gap():
     assert "does not exist" in missing.problems[WANTED.source][0]
     assert missing.materials[WANTED.source].chain_pem == before.chain_pem
     assert ensure([imported], secret(), store, NOW).problems == {}
+
+
+@pytest.mark.parametrize("now_there", [{}, {"tls.crt": b"garbage", "tls.key": b"garbage"}], ids=["gone", "garbage"])
+def test_what_a_secret_held_is_served_until_its_end_when_the_secret_breaks(now_there):
+    store = MemoryStore()
+    imported = replace(WANTED, key_source=KeySource.IMPORTED)
+    held = ensure([imported], secret(), store, NOW).materials[WANTED.source]
+    broken = {name: now_there for name in secret() if now_there}
+    after = ensure([imported], broken, store, NOW)
+    assert after.problems[WANTED.source]
+    assert after.materials[WANTED.source].chain_pem == held.chain_pem
+    assert after.materials[WANTED.source].key_pem == held.key_pem
+    assert after.trust_pem == held.trust_pem
+    end = held.leaf.not_valid_after_utc.timestamp()
+    assert ensure([imported], broken, store, end + 1).materials == {}
+
+
+def test_what_a_secret_held_is_forgotten_with_the_certificate_and_when_we_issue_it():
+    store = MemoryStore()
+    imported = replace(WANTED, key_source=KeySource.IMPORTED)
+    ensure([imported], secret(), store, NOW)
+    prune([WANTED.source], store)
+    assert ensure([imported], {}, store, NOW).materials
+    prune([], store)
     assert ensure([imported], {}, store, NOW).materials == {}
+    ensure([imported], secret(), store, NOW)
+    ensure([replace(WANTED, key_source=KeySource.CA, secret="")], {}, store, NOW)
+    assert not [name for name in store.names() if name.endswith(PROVIDED_SUFFIX)]

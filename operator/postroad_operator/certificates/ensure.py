@@ -14,6 +14,7 @@ from postroad_operator.certificates.material import (
     Material,
     describe,
     from_secret,
+    is_self_signed,
     load_chain,
     missing_names,
     pem,
@@ -30,6 +31,9 @@ from postroad_transport.config.files import secret_name
 
 Secrets = Mapping[str, Mapping[str, bytes]]
 """Decoded data of Secrets by ``namespace/name``."""
+
+PROVIDED_SUFFIX = ".provided"
+"""Of the store names of what came from a Secret that is not ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,7 @@ def ensure(
             provided = _provide(request, secrets, authorities, retired, store, now, issuers or {})
             if request.key_source in (KeySource.IMPORTED, KeySource.ISSUER):
                 provided = _changed_over(request, provided, retired, store, now)
+            _remember(request, provided, store)
         except CertificateError as error:
             provided = _still_served(request, error.problems, store, now)
         except OSError as error:
@@ -111,7 +116,8 @@ def prune(sources: Iterable[str], store: CertificateStore) -> None:
     """
     names = set(map(store_name, sources))
     for name in store.names():
-        if not name.startswith("_") and name.removesuffix(REQUEST_SUFFIX) not in names and name not in names:
+        owner = name.removesuffix(REQUEST_SUFFIX).removesuffix(PROVIDED_SUFFIX)
+        if not name.startswith("_") and owner not in names and name not in names:
             store.remove(name)
 
 
@@ -213,34 +219,65 @@ def _kept_or_made(
 def _changed_over(
     request: CertificateRequest, provided: Provided, retired: RetiredRoots, store: CertificateStore, now: float
 ) -> Provided:
-    """Serve what was issued before ``secretRef`` or ``issuerRef`` came until they have something; then drop it."""
+    """Serve what there was before until ``secretRef`` or ``issuerRef`` have something; then drop what we issued."""
+    if provided.material is None:
+        before = _still_served(request, provided.problems, store, now)
+        if before.material is None:
+            return provided
+        told = (f"{provided.pending}; until then what there was before is served",) if provided.pending else ()
+        return replace(before, material=replace(before.material, warnings=told))
     name = store_name(request.source)
     kept = read_bundle(store.load(name))
-    if kept is None:
-        return provided
-    if provided.material is not None and not provided.problems:
+    if kept is not None and not provided.problems:
         if kept.root is not None:
             retired.retire(pem(kept.root), kept.leaf.not_valid_after_utc.timestamp())
         with contextlib.suppress(OSError):
             store.remove(name)
-        return provided
-    if provided.material is None and (before := _still_served(request, provided.problems, store, now)).material:
-        told = (f"{provided.pending}; until then what there was before is served",) if provided.pending else ()
-        return replace(before, material=replace(before.material, warnings=told))
     return provided
 
 
 def _still_served(
     request: CertificateRequest, problems: tuple[str, ...], store: CertificateStore, now: float
 ) -> Provided:
-    """Return the problems, with what was issued before if it still does: a broken authority breaks no session."""
+    """Return the problems, with what was served before if it still does: a broken authority breaks no session."""
+    name = store_name(request.source)
+    for kept in (_kept(store, name + PROVIDED_SUFFIX), _kept(store, name)):
+        if (
+            kept is not None
+            and now <= kept.leaf.not_valid_after_utc.timestamp()
+            and not missing_names(kept.leaf, request.dns_names)
+        ):
+            return Provided(kept.material(trust_pem=pem(kept.root) if kept.root else b""), problems)
+    return Provided(problems=problems)
+
+
+def _kept(store: CertificateStore, name: str) -> Bundle | None:
     try:
-        kept = read_bundle(store.load(store_name(request.source)))
+        return read_bundle(store.load(name))
     except OSError:
-        kept = None
-    if kept is None or kept.leaf.not_valid_after_utc.timestamp() < now or missing_names(kept.leaf, request.dns_names):
-        return Provided(problems=problems)
-    return Provided(kept.material(trust_pem=pem(kept.root) if kept.root else b""), problems)
+        return None
+
+
+def _remember(request: CertificateRequest, provided: Provided, store: CertificateStore) -> None:
+    """Keep what others provide, for the time when their Secret turns to garbage; drop it when it is ours to issue.
+
+    What cannot be kept is served all the same.
+    """
+    if provided.material is None or provided.problems:
+        return
+    name = store_name(request.source) + PROVIDED_SUFFIX
+    with contextlib.suppress(OSError):
+        if request.key_source not in (KeySource.IMPORTED, KeySource.ISSUER):
+            if name in store.names():
+                store.remove(name)
+            return
+        material = provided.material
+        # A bundle holds one root; it is told from the chain by being the last and self-signed.
+        trusted = load_chain(material.trust_pem) if material.trust_pem else []
+        root = material.trust_pem if len(trusted) == 1 and is_self_signed(trusted[0]) else b""
+        bundle = material.key_pem + material.chain_pem + root
+        if store.load(name) != bundle:
+            store.save(name, bundle)
 
 
 def _secret(secrets: Secrets, name: str) -> Mapping[str, bytes]:
