@@ -79,13 +79,15 @@ class Client:
         return await self.ask("AUTH PLAIN " + base64.b64encode(f"\0{user}\0{password}".encode()).decode())
 
 
-async def good(port: int, stop: asyncio.Event, numbers: count[int], every: float) -> tuple[list[float], Counter[int]]:
+async def good(
+    port: int, stop: asyncio.Event, numbers: count[int], options: argparse.Namespace
+) -> tuple[list[float], Counter[int]]:
     """Log in now and then until `stop`; return the seconds that each took from AUTH to the reply, and the replies."""
     latencies: list[float] = []
     replies: Counter[int] = Counter()
 
     async def one(number: int) -> None:
-        async with Client(port, f"127.7.200.{number % 250 + 1}") as client:
+        async with Client(port, f"127.7.200.{number % options.homes + 1}") as client:
             if await client.reply() != 220:
                 replies[421] += 1
                 return
@@ -98,7 +100,7 @@ async def good(port: int, stop: asyncio.Event, numbers: count[int], every: float
     while not stop.is_set():
         tasks.append(asyncio.create_task(one(next(numbers))))
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), every)
+            await asyncio.wait_for(stop.wait(), options.every)
     await asyncio.gather(*tasks)
     return latencies, replies
 
@@ -140,7 +142,7 @@ def tell(name: str, latencies: list[float], replies: Counter[int]) -> None:
 
 async def measure(options: argparse.Namespace, port: int, numbers: count[int], name: str) -> None:
     stop = asyncio.Event()
-    watching = asyncio.create_task(good(port, stop, numbers, options.every))
+    watching = asyncio.create_task(good(port, stop, numbers, options))
     if name == "calm":
         await asyncio.sleep(options.calm)
     else:
@@ -158,6 +160,7 @@ def main() -> None:
     parser.add_argument("--addresses", type=int, default=100)
     parser.add_argument("--parallel", type=int, default=4, help="connections of each address at a time")
     parser.add_argument("--every", type=float, default=1.0, help="seconds between good logins")
+    parser.add_argument("--homes", type=int, default=250, help="addresses that good logins come from, in turn")
     parser.add_argument("--calm", type=float, default=20.0, help="seconds without an attack")
     parser.add_argument("--directory", default="/var/tmp")
     options = parser.parse_args()
