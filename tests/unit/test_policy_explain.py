@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from postroad_transport.config import (
@@ -206,6 +206,7 @@ def test_an_explanation_is_plain_json() -> None:
     assert b'"authAs":"Anonymous"' in encoded
 
 
+@settings(deadline=None)
 @given(
     grants=st.lists(
         st.builds(

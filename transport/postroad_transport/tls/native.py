@@ -73,7 +73,7 @@ def staple_status(context: ssl.SSLContext, staple: Callable[[bytes], bytes | Non
     callback = _STATUS_CALLBACK(answer)
     _library().SSL_CTX_callback_ctrl(pointer, _SET_STATUS_CALLBACK, callback)
     # OpenSSL keeps no reference, and the context outlives its sessions' handshakes.
-    context._postroad_status_callback = callback  # type: ignore[attr-defined]
+    context._postroad_status_callback = callback  # type: ignore[attr-defined]  # an attribute of our own
 
 
 def turn_session_cache_off(context: ssl.SSLContext) -> None:
