@@ -12,6 +12,7 @@ from scramp import ScramClient
 from postroad_transport.auth import authenticator
 from postroad_transport.auth.accounts import Account
 from postroad_transport.auth.ban_store import BanStore
+from postroad_transport.auth.fair_queue import ANYBODY, Origin
 from postroad_transport.auth.scram_keys import derive
 from postroad_transport.config import (
     Authentication,
@@ -145,7 +146,7 @@ async def test_good_credentials_without_the_permission_are_no_guess(make):
 class Aliases:
     """A directory that knows one account by two names."""
 
-    async def verify(self, username: str, password: str) -> Account | None:
+    async def verify(self, username: str, password: str, _: Origin = ANYBODY, /) -> Account | None:
         good = username in ("zoe", "zoe@mail.example") and password == "pencil"
         return Account("zoe") if good else None
 

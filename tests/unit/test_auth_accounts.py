@@ -12,13 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from postroad_transport.auth.accounts import Account, AuthUnavailableError, parse_accounts
-from postroad_transport.auth.passwords import (
-    HashFormatError,
-    PasswordVerifier,
-    check_format,
-    check_password,
-    decoy,
-)
+from postroad_transport.auth.password_verifier import PasswordVerifier
+from postroad_transport.auth.passwords import HashFormatError, check_format, check_password, decoy
 
 ARGON2 = argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash("secret")
 BCRYPT = bcrypt.hashpw(b"secret", bcrypt.gensalt(4)).decode()
@@ -26,10 +21,10 @@ BCRYPT_2Y = BCRYPT.replace("$2b$", "$2y$")
 
 
 @pytest.fixture
-def verifier():
+async def verifier():
     verifier = PasswordVerifier(threads=2)
     yield verifier
-    verifier.close()
+    await verifier.close()
 
 
 class Checks:
@@ -147,13 +142,13 @@ async def test_an_unknown_user_costs_a_check_with_the_parameters_most_accounts_h
     assert check_format(encoded) == "$2b$04$"
     assert encoded not in lines
     assert password == b"secret"
-    verifier.close()
+    await verifier.close()
 
 
 async def test_an_unknown_user_stays_unknown_even_if_the_decoy_matched():
     verifier = PasswordVerifier(check=Checks(answer=True))
     assert await parse_accounts(b"", verifier=verifier).verify("nobody", "x") is None
-    verifier.close()
+    await verifier.close()
 
 
 async def test_a_right_password_is_remembered_for_a_minute_and_a_wrong_one_never():
@@ -170,7 +165,7 @@ async def test_a_right_password_is_remembered_for_a_minute_and_a_wrong_one_never
     assert not await verifier.verify("kim", "wrong", ARGON2)
     assert not await verifier.verify("kim", "wrong", ARGON2)
     assert len(checks.asked) == 4
-    verifier.close()
+    await verifier.close()
 
 
 async def test_what_is_remembered_belongs_to_user_password_and_hash():
@@ -179,19 +174,19 @@ async def test_what_is_remembered_belongs_to_user_password_and_hash():
     for question in [("kim", "secret", ARGON2), ("kims", "ecret", ARGON2), ("kim", "secret", BCRYPT)]:
         assert await verifier.verify(*question)
     assert len(checks.asked) == 3
-    verifier.close()
+    await verifier.close()
 
 
 async def test_memory_of_passwords_is_bounded(monkeypatch):
-    monkeypatch.setattr("postroad_transport.auth.passwords.REMEMBER_ENTRIES", 3)
+    monkeypatch.setattr("postroad_transport.auth.password_verifier.REMEMBER_ENTRIES", 3)
     checks = Checks()
     verifier = PasswordVerifier(check=checks)
     for number in range(10):
         await verifier.verify(f"user{number}", "secret", ARGON2)
-    assert len(verifier._good_until) <= 3
+    assert len(verifier._recent) <= 3
     await verifier.verify("user9", "secret", ARGON2)
     assert len(checks.asked) == 10
-    verifier.close()
+    await verifier.close()
 
 
 async def test_equal_questions_at_once_are_checked_once_and_survive_a_lost_session():
@@ -206,7 +201,7 @@ async def test_equal_questions_at_once_are_checked_once_and_survive_a_lost_sessi
     assert await asyncio.gather(*tasks[1:]) == [True] * 19
     assert tasks[0].cancelled()
     assert len(checks.asked) == 1
-    verifier.close()
+    await verifier.close()
 
 
 async def test_too_many_waiting_checks_are_a_transient_fault_and_pass():
@@ -220,7 +215,7 @@ async def test_too_many_waiting_checks_are_a_transient_fault_and_pass():
     checks.go_on.set()
     assert await asyncio.gather(*waiting) == [False, False]
     assert await verifier.verify("c", "secret", ARGON2) is False
-    verifier.close()
+    await verifier.close()
 
 
 async def test_a_failing_check_is_a_transient_fault_and_is_not_remembered():
@@ -231,7 +226,7 @@ async def test_a_failing_check_is_a_transient_fault_and_is_not_remembered():
     for _ in range(2):
         with pytest.raises(AuthUnavailableError):
             await verifier.verify("kim", "secret", ARGON2)
-    verifier.close()
+    await verifier.close()
 
 
 async def test_verifying_does_not_hold_up_the_event_loop():
@@ -243,7 +238,7 @@ async def test_verifying_does_not_hold_up_the_event_loop():
     assert not login.done()
     checks.go_on.set()
     assert await login
-    verifier.close()
+    await verifier.close()
 
 
 def test_bcrypt_looks_at_72_octets_as_the_tools_that_make_hashes_do():

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from postroad_transport.auth import ldap
 from postroad_transport.auth.accounts import Account, AuthUnavailableError, parse_accounts
 from postroad_transport.auth.breaker import FAILURES, LONGEST_PAUSE, Breaker
+from postroad_transport.auth.check_gate import OverloadedError
+from postroad_transport.auth.fair_queue import Origin
 from postroad_transport.auth.ldap import LdapSource
 from postroad_transport.auth.ldap_session import Credentials, ServerFailedError
-from postroad_transport.auth.lookups import Lookups
 from postroad_transport.auth.password_sources import PasswordSources
 from postroad_transport.auth.recent import Recent
 from postroad_transport.config.directories import Ldap, LdapServer, LdapTls
@@ -86,7 +87,7 @@ async def make(clock, monkeypatch):
         found = LdapSource(
             config,
             Credentials(),
-            lookups=Lookups("ldap", metrics),
+            metrics,
             clock=clock,
             open_session=lambda server: FakeSession(peers[int(server.host[1:])]),
         )
@@ -221,6 +222,40 @@ async def test_too_many_waiting_logins_are_asked_to_come_back(make, monkeypatch)
     await unavailable(source)
     release.set()
     assert await asyncio.gather(*waiting) == [None, None]
+
+
+async def test_a_flood_of_guesses_does_not_hold_up_the_directory_for_others(make) -> None:
+    release, order = threading.Event(), []
+
+    def slow(_: str, password: str) -> Account | None:
+        order.append(password)
+        release.wait(10)
+        return ALICE if password == "pencil" else None
+
+    source = make(Peer(slow), connections=2)
+    guesser = Origin("guesser", suspect=True)
+    guesses = [asyncio.create_task(source.verify("alice", f"guess {n}", guesser)) for n in range(20)]
+    await asyncio.sleep(0)
+    usual = asyncio.create_task(source.verify("alice", "pencil", Origin("home", known=True)))
+    while len(order) < 2:
+        await asyncio.sleep(0.001)
+    assert order == ["guess 0", "pencil"]
+    release.set()
+    assert await usual == ALICE
+    assert await asyncio.gather(*guesses) == [None] * 20
+
+
+async def test_a_login_that_had_no_turn_does_not_make_the_directory_look_down(make, monkeypatch, caplog) -> None:
+    monkeypatch.setattr(ldap, "MAX_PENDING", 1)
+    release = threading.Event()
+    source = make(Peer(lambda *_: release.wait(10) and None), connections=1)
+    waiting = asyncio.create_task(source.verify("alice", "0"))
+    await asyncio.sleep(0)
+    with pytest.raises(OverloadedError):
+        await source.verify("alice", "1")
+    release.set()
+    assert await waiting is None
+    assert "ldap cannot tell" not in caplog.text
 
 
 async def test_a_closed_source_keeps_no_session_and_answers_that_it_does_not_know(make) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from postroad_transport.auth.accounts import Account, AuthUnavailableError, parse_accounts
 from postroad_transport.auth.authenticator import Authenticator
 from postroad_transport.auth.exchange import Accepted, Channel, Exchange, Rejected
+from postroad_transport.auth.fair_queue import ANYBODY, Origin
 from postroad_transport.auth.password_sources import PasswordSources
 from postroad_transport.auth.plain import Login, Plain
 from postroad_transport.auth.sasl import MAX_RESPONSE, Challenge, SaslError, decode
@@ -29,7 +30,7 @@ class Known:
         self.down = down
         self.asked: list[tuple[str, str]] = []
 
-    async def verify(self, username: str, password: str) -> Account | None:
+    async def verify(self, username: str, password: str, _: Origin = ANYBODY, /) -> Account | None:
         self.asked.append((username, password))
         if self.down:
             raise AuthUnavailableError

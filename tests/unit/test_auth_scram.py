@@ -13,7 +13,8 @@ from scramp import ScramClient
 from postroad_transport.auth import scram_keys
 from postroad_transport.auth.accounts import Account, Accounts, parse_accounts
 from postroad_transport.auth.exchange import Accepted, Channel, Rejected
-from postroad_transport.auth.passwords import HashFormatError, PasswordVerifier, check_format, check_password, decoy
+from postroad_transport.auth.password_verifier import PasswordVerifier
+from postroad_transport.auth.passwords import HashFormatError, check_format, check_password, decoy
 from postroad_transport.auth.sasl import Challenge, SaslError
 from postroad_transport.auth.scram import Scram
 from postroad_transport.auth.scram_keys import ScramKeys, derive

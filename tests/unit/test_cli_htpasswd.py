@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from postroad_operator.cli import main
 from postroad_operator.compile.accounts import check_htpasswd
 from postroad_transport.auth.accounts import parse_accounts
-from postroad_transport.auth.passwords import PasswordVerifier
+from postroad_transport.auth.password_verifier import PasswordVerifier
 
 
 def made(*arguments: str, password: str = "pencil\n"):

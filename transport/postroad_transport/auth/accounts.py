@@ -11,18 +11,11 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
 
 from postroad_transport.auth import scram_keys
-from postroad_transport.auth.passwords import (
-    ANYBODY,
-    AuthUnavailableError,
-    HashFormatError,
-    Origin,
-    PasswordVerifier,
-    check_format,
-    decoy,
-)
+from postroad_transport.auth.fair_queue import ANYBODY, Origin
+from postroad_transport.auth.password_verifier import PasswordVerifier
+from postroad_transport.auth.passwords import AuthUnavailableError, HashFormatError, check_format, decoy
 from postroad_transport.auth.scram_keys import ScramKeys
 
 __all__ = ["Account", "Accounts", "AuthUnavailableError", "parse_accounts"]
@@ -52,7 +45,7 @@ class Accounts:
         verifier: PasswordVerifier | None = None,
     ) -> None:
         self._accounts = dict(accounts)
-        self._verifier = verifier
+        self._verifier = verifier or PasswordVerifier()
         self._decoy = decoy(_typical(encoded for _, encoded in self._accounts.values()))
         self._scram = {
             name: (scram_keys.parse(encoded), account)
@@ -99,15 +92,8 @@ class Accounts:
             A transient fault; the client gets 454 4.7.0.
         """
         account, encoded = self._accounts.get(username, (None, self._decoy))
-        verifier = self._verifier or shared_verifier()
-        good = await verifier.verify(username, password, encoded, origin)
+        good = await self._verifier.verify(username, password, encoded, origin)
         return account if good else None
-
-
-@cache
-def shared_verifier() -> PasswordVerifier:
-    """Return the process's one verifier, so that a reload keeps its threads and what it remembers."""
-    return PasswordVerifier()
 
 
 def parse_accounts(htpasswd: bytes, *, verifier: PasswordVerifier | None = None) -> Accounts:

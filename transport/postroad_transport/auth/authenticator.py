@@ -12,6 +12,7 @@ from postroad_transport.auth.exchange import Channel, Exchange, TokenSource
 from postroad_transport.auth.external import External, Judge
 from postroad_transport.auth.integrated import integrated_mechanisms
 from postroad_transport.auth.password_sources import PasswordSources
+from postroad_transport.auth.password_verifier import PasswordVerifier
 from postroad_transport.auth.plain import Login, Plain
 from postroad_transport.auth.sasl import UNKNOWN_MECHANISM, SaslError
 from postroad_transport.auth.scram import Scram
@@ -92,7 +93,11 @@ def build(
     mechanisms, problems = integrated_mechanisms(connector, read_secret, lease)
     if (certificates := config.client_certificates) is not None and judge is not None:
         mechanisms["EXTERNAL"] = lambda channel: External(certificates, channel, judge)
-    accounts = parse_accounts(read_secret(config.accounts_file)) if config.accounts_file else None
+    accounts = None
+    if config.accounts_file:
+        # One for all connectors, so that a reload keeps its threads and what it remembers.
+        verifier = lease.use("passwords", lambda: PasswordVerifier(metrics))
+        accounts = parse_accounts(read_secret(config.accounts_file), verifier=verifier)
     directories = password_sources(config, read_secret, lease, metrics)
     if accounts is not None and accounts.have_scram_keys:
         keys = accounts.scram_keys

@@ -57,7 +57,7 @@ def _ldap(config: Ldap, read_secret: Callable[[str], bytes], lease: Lease, metri
         credentials = (
             Credentials.read(read_secret(config.credentials_file)) if config.credentials_file else Credentials()
         )
-        return lease.use(("ldap", config), lambda: LdapSource(config, credentials, lookups=Lookups("ldap", metrics)))
+        return lease.use(("ldap", config), lambda: LdapSource(config, credentials, metrics))
     except (ValueError, LookupError, TypeError) as error:
         raise ConfigError("ldap: the credentials file or the CA bundle cannot be used") from error
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from postroad_transport.auth.accounts import Account
+from postroad_transport.auth.fair_queue import Origin
 from postroad_transport.auth.sasl import Challenge
 
 
@@ -81,10 +82,13 @@ class Exchange(Protocol):
 
 
 class PasswordSource(Protocol):
-    """Knows whether a password is right: htpasswd lines, LDAP."""
+    """Knows whether a password is right: LDAP, service accounts by their tokens."""
 
-    async def verify(self, username: str, password: str) -> Account | None:
-        """Return the account, None where user or password is wrong. Raises AuthUnavailableError."""
+    async def verify(self, username: str, password: str, origin: Origin, /) -> Account | None:
+        """Return the account, None where user or password is wrong. Raises AuthUnavailableError.
+
+        `origin` says who asks, for a source that can be asked too much.
+        """
 
 
 class TokenSource(Protocol):

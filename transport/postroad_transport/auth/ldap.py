@@ -14,15 +14,21 @@ from typing import Protocol
 
 from postroad_transport.auth.accounts import Account, AuthUnavailableError
 from postroad_transport.auth.breaker import Breaker
+from postroad_transport.auth.check_gate import CheckGate
 from postroad_transport.auth.client_tls import client_context
+from postroad_transport.auth.fair_queue import ANYBODY, FairQueue, Origin
 from postroad_transport.auth.ldap_session import Credentials, ServerFailedError, Session
 from postroad_transport.auth.lookups import Lookups
 from postroad_transport.auth.names import MAX_NAME
 from postroad_transport.auth.recent import Recent
 from postroad_transport.config.directories import Ldap, LdapServer
+from postroad_transport.telemetry.metrics import Metrics
 
 #: Checks that may wait for a thread or run.
 MAX_PENDING = 128
+#: Part of the time for which likely guesses may be asked, one at a time, and seconds of it that can be saved up.
+SHARE = 0.25
+BURST = 1.0
 #: Seconds for which a password that was right is not asked for again.
 REMEMBER = 30.0
 REMEMBER_ENTRIES = 10_000
@@ -89,8 +95,8 @@ class LdapSource:
         self,
         config: Ldap,
         credentials: Credentials,
+        metrics: Metrics | None = None,
         *,
-        lookups: Lookups | None = None,
         clock: Callable[[], float] = time.monotonic,
         open_session: Callable[[LdapServer], DirectorySession] | None = None,
     ) -> None:
@@ -105,22 +111,23 @@ class LdapSource:
         opener = open_session or (lambda server: Session(config, server, credentials, context))
         self._config = config
         self._clock = clock
-        self._lookups = lookups or Lookups("ldap")
+        self._lookups = Lookups("ldap", metrics)
+        queue = FairQueue(config.connections, most=MAX_PENDING, share=SHARE, burst=BURST)
+        self._gate = CheckGate("ldap", queue, metrics, clock=clock)
         self._servers = [_Server(partial(opener, server)) for server in config.servers]
         self._threads = ThreadPoolExecutor(config.connections, "ldap")
-        self._pending = 0
         self._lock = threading.Lock()
         self._closed = False
         self._recent: Recent[Account] = Recent(REMEMBER_ENTRIES, clock=clock)
 
-    async def verify(self, username: str, password: str) -> Account | None:
+    async def verify(self, username: str, password: str, origin: Origin = ANYBODY, /) -> Account | None:
         """Return the account, None where user or password is wrong. Raises AuthUnavailableError."""
         if not password or not 0 < len(username) <= MAX_NAME:
             return None
         if (known := self._recent.get(username, password)) is not None:
             return known
         begun = self._clock()
-        account = await self._lookups.run(self._ask(_Check(username, password)))
+        account = await self._lookups.run(self._ask(_Check(username, password), origin))
         if account is None:
             await asyncio.sleep(STEP - (self._clock() - begun) % STEP)
         else:
@@ -130,25 +137,24 @@ class LdapSource:
     async def close(self) -> None:
         """Close the idle connections; those in use close when their check is over."""
         self._closed = True
+        self._gate.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(self._close_idle)
 
-    async def _ask(self, check: _Check) -> Account | None:
-        if self._closed:
-            raise AuthUnavailableError("closed")
-        if self._pending >= MAX_PENDING:
-            raise AuthUnavailableError("too many logins wait for the directory")
-        self._pending += 1
+    async def _ask(self, check: _Check, origin: Origin) -> Account | None:
         try:
             async with asyncio.timeout(self._config.timeout):
-                return await asyncio.wrap_future(self._threads.submit(self._run, check))
+                return await self._gate.run(origin, lambda: self._in_thread(check))
         except TimeoutError as error:
             check.give_up()
             raise AuthUnavailableError("the directory does not answer in time") from error
         except ServerFailedError as error:
             raise AuthUnavailableError(str(error)) from error
-        finally:
-            self._pending -= 1
+
+    async def _in_thread(self, check: _Check) -> Account | None:
+        if self._closed:
+            raise AuthUnavailableError("closed")
+        return await asyncio.wrap_future(self._threads.submit(self._run, check))
 
     def _run(self, check: _Check) -> Account | None:
         begun = self._clock()

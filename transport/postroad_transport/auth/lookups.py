@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable
 
 from postroad_transport.auth.accounts import Account, AuthUnavailableError
+from postroad_transport.auth.check_gate import OverloadedError
 from postroad_transport.telemetry.metrics import Metrics
 
 log = logging.getLogger("postroad.auth")
@@ -25,6 +26,8 @@ class Lookups:
         begun = time.perf_counter()
         try:
             account = await lookup
+        except OverloadedError:
+            raise  # it was not asked
         except AuthUnavailableError as error:
             self._note("unavailable", begun)
             if not self._failing:

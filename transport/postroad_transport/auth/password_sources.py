@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from postroad_transport.auth.accounts import Account, Accounts, AuthUnavailableError
 from postroad_transport.auth.exchange import Channel, PasswordSource
-from postroad_transport.auth.passwords import ANYBODY, Origin
+from postroad_transport.auth.fair_queue import ANYBODY, Origin
 from postroad_transport.policy.bans import address_subject
 
 
@@ -37,7 +37,7 @@ class PasswordSources:
         down: AuthUnavailableError | None = None
         for source in self._others:
             try:
-                account = await source.verify(username, password)
+                account = await source.verify(username, password, self._origin)
             except AuthUnavailableError as error:
                 down = error
                 continue

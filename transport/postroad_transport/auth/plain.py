@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from postroad_transport.auth.exchange import Accepted, PasswordSource, Rejected
+from typing import Protocol
+
+from postroad_transport.auth.accounts import Account
+from postroad_transport.auth.exchange import Accepted, Rejected
 from postroad_transport.auth.names import SERVICE_ACCOUNT
 from postroad_transport.auth.sasl import MALFORMED, Challenge, SaslError, text
+
+
+class Passwords(Protocol):
+    """Every source of passwords as one, for one client."""
+
+    async def verify(self, username: str, password: str) -> Account | None:
+        """Return the account, None where user or password is wrong. Raises AuthUnavailableError."""
 
 
 class Plain:
     """``[authzid] NUL authcid NUL password`` in one response (RFC 4616 section 2)."""
 
-    def __init__(self, source: PasswordSource) -> None:
+    def __init__(self, source: Passwords) -> None:
         self._source = source
 
     async def step(self, response: bytes | None) -> Challenge | Accepted | Rejected:
@@ -30,7 +40,7 @@ class Plain:
 class Login:
     """User name, then password, each asked for."""
 
-    def __init__(self, source: PasswordSource) -> None:
+    def __init__(self, source: Passwords) -> None:
         self._source = source
         self._username: str | None = None
 
@@ -44,7 +54,7 @@ class Login:
         return await checked(self._source, self._username, text(response))
 
 
-async def checked(source: PasswordSource, username: str, password: str) -> Accepted | Rejected:
+async def checked(source: Passwords, username: str, password: str) -> Accepted | Rejected:
     """Ask `source`. Raises AuthUnavailableError."""
     account = await source.verify(username, password)
     if account is None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from postroad_transport.auth.accounts import Account, AuthUnavailableError
+from postroad_transport.auth.fair_queue import ANYBODY, Origin
 from postroad_transport.auth.lookups import Lookups
 from postroad_transport.auth.names import SERVICE_ACCOUNT
 from postroad_transport.auth.oauth2 import peek
@@ -42,7 +43,7 @@ class ServiceAccountSource:
         self._lookups = lookups or Lookups("serviceAccounts")
         self._recent: Recent[str] = Recent(REMEMBER_ENTRIES, clock=clock)
 
-    async def verify(self, username: str, password: str) -> Account | None:
+    async def verify(self, username: str, password: str, _: Origin = ANYBODY, /) -> Account | None:
         """Take the token as the password. Raises AuthUnavailableError."""
         return await self.verify_token(password, username)
 

@@ -13,9 +13,9 @@ from postroad_transport.auth.accounts import AuthUnavailableError
 from postroad_transport.auth.authenticator import Authenticator
 from postroad_transport.auth.ban_store import ACCOUNT, ADDRESS
 from postroad_transport.auth.bans import Standing
+from postroad_transport.auth.check_gate import OverloadedError
 from postroad_transport.auth.exchange import Accepted, Channel, ErrorChallenge, Exchange, Rejected
 from postroad_transport.auth.names import MAX_NAME
-from postroad_transport.auth.passwords import OverloadedError
 from postroad_transport.auth.sasl import Challenge, SaslError, decode
 from postroad_transport.policy.authentication import EXPS, EXPS_GSSAPI, check_auth
 from postroad_transport.policy.principals import LEGACY_SERVERS, authenticated_principals

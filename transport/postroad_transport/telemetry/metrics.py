@@ -57,6 +57,21 @@ class Metrics:
             buckets=_LATENCY,
             registry=r,
         )
+        self.password_wait_seconds = Histogram(
+            "postroad_password_wait_seconds",
+            "How long a password waits to be checked, by source (htpasswd or ldap) and turn: free, or paced as a"
+            " likely guess.",
+            ["source", "turn"],
+            buckets=_LATENCY,
+            registry=r,
+        )
+        self.passwords_sent_away = Counter(
+            "postroad_passwords_sent_away",
+            "Passwords that were not checked because others came first; reason crowded (too many waited) or patience"
+            " (a likely guess waited too long).",
+            ["source", "reason"],
+            registry=r,
+        )
         self.bans = Counter(
             "postroad_bans",
             "Bans begun after failed logins; kind is address or account.",
