@@ -50,6 +50,9 @@ class MemoryStore:
         self.error: Exception | None = None
         self.arrived = asyncio.Event()
 
+    def submit(self, envelope: Envelope, content: Content) -> asyncio.Future[None]:
+        return asyncio.ensure_future(self.commit(envelope, content))
+
     async def commit(self, envelope: Envelope, content: Content) -> None:
         self.entered.set()
         if self.gate is not None:

@@ -87,11 +87,11 @@ class Connection:
             self._sink = None
             if rest:
                 self._input.feed(rest)
-        waiter = self._waiter
-        if waiter is not None:
-            self._waiter = None
-            if not waiter.done():
-                waiter.set_result(None)
+        self._input_arrived()
+
+    def _input_arrived(self) -> None:
+        """Let what has come in be worked off."""
+        self._wake()
 
     def eof_received(self) -> bool:
         """Note the end of input. A connection in clear stays open for the replies that are due."""
@@ -126,6 +126,9 @@ class Connection:
             waiter.set_result(None)
 
     def _wake(self) -> None:
+        """Let the coroutine go on, but not past a message that is being handed over."""
+        if self._handing_over:
+            return
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
@@ -141,16 +144,19 @@ class Connection:
 
     async def _more_input(self) -> None:
         """Send the collected replies, then wait for input. Raises Disconnected when there will be none."""
-        self._writer.flush()
+        self._writer.flush_soon()
         if self._write_paused:
             await self._flushed()
         if self._eof:
             raise Disconnected
-        if self._reading_paused:
-            self._reading_paused = False
-            self.transport.resume_reading()
+        self._resume_reading()
         self._waiter = self.loop.create_future()
         await self._waiter
+
+    def _resume_reading(self) -> None:
+        if self._reading_paused and self.transport is not None:
+            self._reading_paused = False
+            self.transport.resume_reading()
 
     async def _receive(self, sink: Sink) -> None:
         """Read into `sink` until it has enough. Raises Disconnected when the input ends before."""
@@ -175,7 +181,7 @@ class Connection:
         """Close a connection that waits for its client in vain; bear with one that waits for us."""
         timer = self._timer
         late = self.loop.time() >= timer.deadline
-        waits_for_client = self._waiter is not None or self._resume_waiter is not None
+        waits_for_client = not self._handing_over and (self._waiter is not None or self._resume_waiter is not None)
         receiving = self._sink is not None and self._sink.fault is None
         if not late and (receiving or not waits_for_client):
             # The whole session's time is up in the middle of a message: let it finish, then stop.
@@ -207,9 +213,7 @@ class Connection:
         if self._eof:
             raise Disconnected
         self._input.clear()
-        if self._reading_paused:
-            self._reading_paused = False
-            self.transport.resume_reading()
+        self._resume_reading()
         clear = self.transport
         try:
             transport = await self.loop.start_tls(

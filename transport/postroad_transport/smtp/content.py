@@ -6,8 +6,9 @@ side, going away) stops the commit.
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from functools import partial
 
 from postroad_transport.config import Permission
@@ -21,7 +22,6 @@ from postroad_transport.smtp import replies
 from postroad_transport.smtp.bdat import ChunkReader, parse_bdat
 from postroad_transport.smtp.data import DataScanner, Fault, has_bare_line_end
 from postroad_transport.smtp.received import received_header, transmission_type
-from postroad_transport.smtp.timers import ended_or_late
 from postroad_transport.smtp.transaction import TransactionVerbs
 from postroad_transport.spool.store import SpoolError, SpoolFullError
 
@@ -38,9 +38,19 @@ class ContentVerbs(TransactionVerbs):
     """Mixin with DATA and BDAT."""
 
     _errors: int
+    _scanner: DataScanner | None
+    """Collects the message of a DATA command that was answered with 354."""
 
-    def verb_data(self, argument: bytes) -> bytes | Awaitable[bytes]:
-        """RFC 5321 section 4.1.1.4."""
+    def _internal_error(self, error: BaseException) -> bytes:
+        """Log an exception, and return a reply that says nothing about it."""
+        raise NotImplementedError
+
+    def _message_done(self, reply: bytes) -> None:
+        """Answer a message that was handed over, and go on with what came in behind it."""
+        raise NotImplementedError
+
+    def verb_data(self, argument: bytes) -> bytes:
+        """RFC 5321 section 4.1.1.4. What follows a 354 goes to :meth:`_content_received`."""
         if argument:
             return replies.NO_ARGUMENT
         if not self._begun:
@@ -51,12 +61,11 @@ class ContentVerbs(TransactionVerbs):
             return replies.NO_VALID_RECIPIENTS if self._recipients_refused else replies.RCPT_FIRST
         if self._mail.body is Body.BINARY_MIME:
             return replies.BINARY_NEEDS_BDAT
-        return self._receive_data()
+        self._sink = self._scanner = DataScanner(self._size_limit(), self.serving.line_length_limit)
+        return replies.START_DATA
 
-    async def _receive_data(self) -> bytes:
-        self._writer.write(replies.START_DATA)
-        scanner = DataScanner(self._size_limit(), self.serving.line_length_limit)
-        await self._receive(scanner)
+    def _content_received(self, scanner: DataScanner) -> bytes:
+        """Take what DATA has brought. Return the reply, nothing when it follows the commit."""
         if scanner.fault is not None:
             reply = self._refuse_content("DATA", scanner.fault)
             if scanner.fault is Fault.BARE_LINE_END:
@@ -65,7 +74,7 @@ class ContentVerbs(TransactionVerbs):
                 reply += replies.END_IN_DOUBT
             self._reset_transaction()
             return reply
-        return await self._take(scanner.content(), plain=scanner.plain)
+        return self._take(scanner.content(), plain=scanner.plain)
 
     def verb_bdat(self, argument: bytes) -> bytes | Awaitable[bytes]:
         """RFC 3030 section 2. Whatever the answer, the octets that were announced are read."""
@@ -96,7 +105,7 @@ class ContentVerbs(TransactionVerbs):
             self.refused("BDAT", Fault.BARE_LINE_END.name.lower(), "554")
             self._reset_transaction()
             return replies.DATA_BARE_LINE_END
-        return await self._take(content)
+        return self._take(content)
 
     def _chunk_refusal(self, octets: int) -> bytes:
         if "CHUNKING" not in self.connector.extensions:
@@ -124,39 +133,72 @@ class ContentVerbs(TransactionVerbs):
         lifted = Permission.BYPASS_MESSAGE_SIZE_LIMIT in self.connector.policy.permissions(self.facts)
         return HARD_SIZE_LIMIT if lifted or not limit else limit
 
-    async def _take(self, content: bytearray, *, plain: bool = False) -> bytes:
-        """Decide on a whole message, commit it, answer."""
-        began = time.perf_counter()
-        # A client that closed its side still gets its commit and its answer, one that is gone its commit.
-        self._handing_over = True
-        try:
-            reply = await self._decide_and_commit(content, plain=plain)
-        finally:
-            self._handing_over = False
-            self._reset_transaction()
-        self.connector.accept_seconds.observe(time.perf_counter() - began)
-        return reply
+    def _take(self, content: bytearray, *, plain: bool = False) -> bytes:
+        """Decide on a whole message, and begin its commit. Return the refusal; nothing when the commit has begun.
 
-    async def _decide_and_commit(self, content: bytearray, *, plain: bool) -> bytes:
-        serving, connector = self.serving, self.connector
-        policy = connector.policy
-        permissions = policy.permissions(self.facts)
-        report = headers.inspect(content, permissions, hostname=serving.hostname)
+        A client that closed its side still gets its commit and its answer, one that is gone its commit.
+        """
+        began = time.perf_counter()
+        refusal = self._decide(content, plain=plain, began=began)
+        if refusal:
+            self._reset_transaction()
+            self.connector.accept_seconds.observe(time.perf_counter() - began)
+        return refusal
+
+    def _decide(self, content: bytearray, *, plain: bool, began: float) -> bytes:
+        serving, policy = self.serving, self.connector.policy
+        report = headers.inspect(content, policy.permissions(self.facts), hostname=serving.hostname)
         verdict = check_message(serving.tier, policy, self.facts, report, size=len(content))
         if isinstance(verdict, Refuse):
             return self.refusal("DATA", verdict)
         envelope, chunks = self._compose(content, report)
         if plain:
             chunks = PlainContent(chunks)
-        received = partial(self._report, envelope, content, report, self._tls_version())
-        reply = await self._commit(envelope, chunks, received)
-        if reply is None:
+        try:
+            commit = serving.store.submit(envelope, chunks)
+        except SpoolError as error:
+            return self._not_kept(error)
+        self._handing_over = True
+        commit.add_done_callback(partial(self._handed_over, envelope, chunks, content, report, began))
+        return b""
+
+    def _handed_over(
+        self,
+        envelope: Envelope,
+        chunks: Content,
+        content: bytearray,
+        report: HeaderReport,
+        began: float,
+        commit: asyncio.Future[None],
+    ) -> None:
+        """Deliver what was committed, and answer."""
+        try:
+            commit.result()
+            self._report(envelope, content, report)
+            self.serving.on_committed(envelope, chunks)
+        except (Exception, asyncio.CancelledError) as error:
+            reply = self._not_kept(error)
+        else:
+            connector = self.connector
             self._errors = 0
             self._messages += 1
             connector.messages_received.inc()
             connector.bytes_received.inc(envelope.size)
             reply = b"250 2.0.0 Ok: queued as " + envelope.id.encode() + b"\r\n"
-        return reply
+        self._handing_over = False
+        self._reset_transaction()
+        self.connector.accept_seconds.observe(time.perf_counter() - began)
+        self._message_done(reply)
+
+    def _not_kept(self, error: BaseException) -> bytes:
+        """Count a message that the store could not keep, and return the reply."""
+        if isinstance(error, SpoolFullError):
+            self.refused("DATA", "spool_full", "452")
+            return replies.NO_ROOM
+        if isinstance(error, SpoolError | asyncio.CancelledError):
+            self.refused("DATA", "spool", "451")
+            return replies.LOCAL_PROBLEM
+        return self._internal_error(error)
 
     def _compose(self, content: bytearray, report: HeaderReport) -> tuple[Envelope, Content]:
         serving, facts, mail = self.serving, self.facts, self._mail
@@ -214,34 +256,7 @@ class ContentVerbs(TransactionVerbs):
         cipher = tls.cipher()
         return f"{tls.version()} {cipher[0]}" if cipher else str(tls.version())
 
-    def _tls_version(self) -> str | None:
-        return self.session.ssl["ssl_object"].version() if self.facts.tls else None
-
-    async def _commit(self, envelope: Envelope, content: Content, received: Callable[[], None]) -> bytes | None:
-        """Store the message. Return None when it is durable, else the reply that says it is not kept."""
-        commit = self.loop.create_task(self._store(envelope, content, received))
-        await ended_or_late(self.loop, commit, self.serving.commit_timeout)
-        if not commit.done():
-            self.refused("DATA", "commit_timeout", "451")
-            return replies.LOCAL_PROBLEM
-        try:
-            commit.result()
-        except SpoolFullError:
-            self.refused("DATA", "spool_full", "452")
-            return replies.NO_ROOM
-        except SpoolError:
-            self.refused("DATA", "spool", "451")
-            return replies.LOCAL_PROBLEM
-        return None
-
-    async def _store(self, envelope: Envelope, content: Content, received: Callable[[], None]) -> None:
-        """Commit, and deliver what is committed, also when the client was told 451 meanwhile."""
-        serving = self.serving
-        await serving.store.commit(envelope, content)
-        received()
-        serving.on_committed(envelope, content)
-
-    def _report(self, envelope: Envelope, content: bytearray, report: HeaderReport, tls: str | None) -> None:
+    def _report(self, envelope: Envelope, content: bytearray, report: HeaderReport) -> None:
         facts = self.facts
         self.serving.events.emit(
             "RECEIVE",
@@ -249,7 +264,7 @@ class ContentVerbs(TransactionVerbs):
             connector=envelope.connector,
             client=envelope.client,
             helo=facts.helo,
-            tls=tls,
+            tls=self.session.ssl["ssl_object"].version() if facts.tls else None,
             account=envelope.account or None,
             sender=envelope.sender,
             recipients=[recipient.address for recipient in envelope.recipients],

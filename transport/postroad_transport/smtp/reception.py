@@ -22,6 +22,7 @@ from postroad_transport.policy.verdict import Refuse
 from postroad_transport.smtp import replies
 from postroad_transport.smtp.anonymous_tls import AnonymousTls
 from postroad_transport.smtp.connection import Disconnected, tls_facts
+from postroad_transport.smtp.data import DataScanner
 from postroad_transport.smtp.exch50 import Exch50
 from postroad_transport.smtp.lines import Flaw
 from postroad_transport.smtp.partners import PartnerVerbs
@@ -78,6 +79,7 @@ class Reception(Exch50, AnonymousTls, PartnerVerbs):
         self._certified = False
         self._between_commands = False
         self._line_due: bytes | None = None
+        self._scanner: DataScanner | None = None
         self._errors = 0
         self._messages = 0
         self._failed_logins = 0
@@ -90,7 +92,7 @@ class Reception(Exch50, AnonymousTls, PartnerVerbs):
         if self._release is not None:
             self._release()
         self.transport = transport
-        self._writer = ReplyWriter(transport)  # type: ignore[arg-type]  # a stream transport, always
+        self._writer = ReplyWriter(transport, self._sessions.outbox)  # type: ignore[arg-type]  # a stream transport
         self.session = self._create_session()
         self.session.peer = peer = self._peer or transport.get_extra_info("peername") or ("", 0)
         self.session.ssl = tls_facts(transport)
@@ -140,12 +142,17 @@ class Reception(Exch50, AnonymousTls, PartnerVerbs):
 
     def data_received(self, data: bytes) -> None:
         """Take bytes; those of a refused connection go nowhere."""
-        if self._between_commands and self._waiter is not None:
-            self._input.feed(data)
-            if not self._answer_at_once():
-                self._wake()
-        elif self._handler_coroutine is not None:
+        if self._handler_coroutine is not None:
             super().data_received(data)
+
+    def _input_arrived(self) -> None:
+        if self._between_commands and not self._handing_over:
+            scanner, self._scanner = self._scanner, None
+            if scanner is not None:
+                self._end_content(scanner)
+            if self._answer_at_once():
+                return
+        self._wake()
 
     def abort(self) -> None:
         """End the session now, without a word."""
@@ -166,11 +173,12 @@ class Reception(Exch50, AnonymousTls, PartnerVerbs):
         """
         next_line = self._input.next_line
         at_once = VERBS_OF_PARTNERS_AT_ONCE if self._certified else VERBS_AT_ONCE
-        while not (self._ending or self._stopping or self._write_paused):
+        while not (self._ending or self._write_paused or (self._stopping and not self._begun)):
+            if self._handing_over:
+                break
             line = next_line(self.input_line_limit)
             if line is None:
-                self._writer.flush()
-                return True
+                break
             if isinstance(line, Flaw):
                 self._refuse_line(line)
                 continue
@@ -185,7 +193,53 @@ class Reception(Exch50, AnonymousTls, PartnerVerbs):
             except Exception as error:
                 reply = self._internal_error(error)
             self._reply(reply)
-        return False
+            if self._scanner is not None and not self._scan_what_came():
+                break
+        else:
+            return False
+        self._writer.flush_soon()
+        self._resume_reading()
+        return True
+
+    def _scan_what_came(self) -> bool:
+        """Give the input to the scanner that DATA has just set up; return whether the message was all there."""
+        scanner = self._scanner
+        rest = scanner.feed(self._input.take()) if scanner is not None and len(self._input) else None
+        if scanner is None or rest is None:
+            return False
+        self._sink = self._scanner = None
+        if rest:
+            self._input.feed(rest)
+        self._end_content(scanner)
+        return True
+
+    def _end_content(self, scanner: DataScanner) -> None:
+        try:
+            reply = self._content_received(scanner)
+        except Exception as error:
+            reply = self._internal_error(error)
+        self._reply(reply)
+
+    def _message_done(self, reply: bytes) -> None:
+        self._timer.postpone(self._timeout_duration)
+        self._reply(reply)
+        if not self._between_commands:
+            return
+        if not self._answer_at_once() or self._eof:
+            self._wake()
+
+    async def _converse(self) -> None:
+        while not self._ending:
+            if self._stopping and not self._begun:
+                self._writer.write(self.shutdown_reply)
+                return
+            line, self._line_due = self._line_due, None
+            if line is not None:
+                await self._run(line)
+            elif self._write_paused:
+                await self._flushed()
+            elif self._answer_at_once():
+                await self._more_commands()
 
     async def _more_commands(self) -> None:
         self._between_commands = True
@@ -193,9 +247,6 @@ class Reception(Exch50, AnonymousTls, PartnerVerbs):
             await self._more_input()
         finally:
             self._between_commands = False
-        line, self._line_due = self._line_due, None
-        if line is not None:
-            await self._run(line)
 
     async def _run(self, line: bytes) -> None:
         try:
@@ -211,9 +262,10 @@ class Reception(Exch50, AnonymousTls, PartnerVerbs):
         self._reply(reply)
 
     def _reply(self, reply: bytes) -> None:
-        self._writer.write(reply)
-        if reply[:1] == b"5":
-            self._count_error()
+        if reply:
+            self._writer.write(reply)
+            if reply[0] == 0x35:  # "5"
+                self._count_error()
 
     def _answer(self, line: bytes) -> bytes | Awaitable[bytes]:
         self._timer.postpone(self._timeout_duration)
@@ -235,7 +287,7 @@ class Reception(Exch50, AnonymousTls, PartnerVerbs):
             self._writer.write(replies.TOO_MANY_ERRORS)
             self._ending = True
 
-    def _internal_error(self, error: Exception) -> bytes:
+    def _internal_error(self, error: BaseException) -> bytes:
         log.error("SMTP session failed", exc_info=error)
         self.serving.events.emit(
             "session.error",
@@ -369,6 +421,7 @@ VERBS_AT_ONCE: dict[bytes, Callable[[Any, bytes], bytes]] = {
     b"HELO": Reception.verb_helo,
     b"MAIL": Reception.verb_mail,
     b"RCPT": Reception.verb_rcpt,
+    b"DATA": Reception.verb_data,
     b"RSET": Reception.verb_rset,
     b"NOOP": Reception.verb_noop,
     b"QUIT": Reception.verb_quit,
@@ -379,7 +432,6 @@ VERBS_AT_ONCE: dict[bytes, Callable[[Any, bytes], bytes]] = {
 
 VERBS: dict[bytes, Verb] = {
     **VERBS_AT_ONCE,
-    b"DATA": Reception.verb_data,
     b"BDAT": Reception.verb_bdat,
     b"XEXCH50": Reception.verb_xexch50,
     b"AUTH": Reception.verb_auth,

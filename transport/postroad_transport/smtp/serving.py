@@ -141,8 +141,6 @@ class Serving:
     crls: CrlStore = field(default_factory=CrlStore)
     clock: Callable[[], float] = time.time
     random_bits: Callable[[int], int] = field(default=randbits)
-    commit_timeout: float = 60.0
-    """Then the client gets 451; a commit that comes through after all is delivered, too (RFC 5321 6.1)."""
     line_length_limit: int = 65_536
     """Bytes of a line in a message; 0: none."""
     minimum_rate: float = 100.0

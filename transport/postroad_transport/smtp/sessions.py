@@ -12,6 +12,7 @@ from postroad_transport.auth.ban_store import ADDRESS
 from postroad_transport.auth.bans import Standing
 from postroad_transport.smtp import replies
 from postroad_transport.smtp.serving import PreparedConnector, Serving
+from postroad_transport.smtp.writer import Outbox
 from postroad_transport.telemetry.sparing import SparingLog
 from postroad_transport.tls.failures import handshake_failure
 
@@ -34,6 +35,7 @@ class Sessions:
 
     def __init__(self, serving: Serving) -> None:
         self.serving = serving
+        self.outbox = Outbox(asyncio.get_running_loop())
         self.draining = False
         self._open: set[Stoppable] = set()
         self._by_connector: Counter[str] = Counter()

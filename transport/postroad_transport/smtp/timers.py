@@ -16,22 +16,6 @@ def extend_for_progress(deadline: float, now: float, received: int, *, idle: flo
     return min(now + idle, deadline + received / minimum_rate)
 
 
-async def ended_or_late(loop: asyncio.AbstractEventLoop, task: asyncio.Task[None], seconds: float) -> None:
-    """Wait until `task` has ended, or for `seconds`; it goes on then. ``asyncio.wait``, at a third of its cost."""
-    over = loop.create_future()
-
-    def wake(_: object = None) -> None:
-        if not over.done():
-            over.set_result(None)
-
-    timer = loop.call_later(seconds, wake)
-    task.add_done_callback(wake)
-    try:
-        await over
-    finally:
-        timer.cancel()
-
-
 class DeadlineTimer:
     """Calls `expired` when the deadline has passed."""
 

@@ -6,17 +6,42 @@ import asyncio
 from typing import Any, cast
 
 
+class Outbox:
+    """The replies of one event loop, sent together when all that came in has been worked off.
+
+    Each reply that is sent wakes a client, which on a busy machine takes the CPU away at once: sent one by one, a
+    server and its clients would take turns for every command.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._due: list[ReplyWriter] = []
+
+    def add(self, writer: ReplyWriter) -> None:
+        """Send what `writer` has collected at the end of this turn."""
+        if not self._due:
+            self._loop.call_soon(self._send)
+        self._due.append(writer)
+
+    def _send(self) -> None:
+        due, self._due = self._due, []
+        for writer in due:
+            if not writer.transport.is_closing():
+                writer.flush()
+
+
 class ReplyWriter:
     """The part of :class:`asyncio.StreamWriter` that servers and handlers use, with one write per group."""
 
-    def __init__(self, transport: asyncio.Transport) -> None:
+    def __init__(self, transport: asyncio.Transport, outbox: Outbox | None = None) -> None:
         self.transport = transport
+        self._outbox = outbox
         self._pending: list[bytes] = []
         self.closed = False
         """Set here, or by the connection when it is lost: nothing can be sent any more."""
 
     def write(self, data: bytes) -> None:
-        """Add to the group; it leaves with :meth:`flush`."""
+        """Add to the group; it leaves with :meth:`flush` or :meth:`flush_soon`."""
         self._pending.append(data)
 
     def flush(self) -> None:
@@ -27,6 +52,13 @@ class ReplyWriter:
         if not self.closed:
             self.transport.write(pending[0] if len(pending) == 1 else b"".join(pending))
         pending.clear()
+
+    def flush_soon(self) -> None:
+        """Hand the group to the transport at the end of this turn of the event loop, where there is an outbox."""
+        if self._outbox is None:
+            self.flush()
+        elif self._pending:
+            self._outbox.add(self)
 
     async def drain(self) -> None:
         """Hand the group over. How much the transport may hold is the connection's business."""

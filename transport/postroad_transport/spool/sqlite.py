@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -108,8 +109,8 @@ class SqliteStore:
             raise
         return store
 
-    async def commit(self, envelope: Envelope, content: Content) -> None:
-        """Store a message durably. The chunks of `content` must not change before this returns."""
+    def submit(self, envelope: Envelope, content: Content) -> asyncio.Future[None]:
+        """Begin to store a message durably. The chunks of `content` must not change before the future ends."""
         if self._closed:
             raise SpoolError("the spool is closed")
         if envelope.id in self._seq_by_id:
@@ -121,19 +122,33 @@ class SqliteStore:
         seq = self._next_seq
         self._next_seq += 1
         encoded = _encode(envelope)
+        if size < FILE_BYTES:
+            future = self._commit(seq, envelope.id, encoded, b"".join(content), size)
+        else:
+            future = self._loop.create_task(self._commit_file(seq, envelope.id, encoded, content, size))
         self._pending_bytes += size
         self._committing += 1
+        future.add_done_callback(partial(self._committed, envelope.id, seq, size))
+        return future
+
+    async def commit(self, envelope: Envelope, content: Content) -> None:
+        """Store a message durably. The chunks of `content` must not change before this returns."""
+        future = self.submit(envelope, content)
         try:
-            if size < FILE_BYTES:
-                await self._commit(seq, envelope.id, encoded, b"".join(content), size)
-            else:
-                await self._commit_file(seq, envelope.id, encoded, content, size)
-        finally:
-            self._pending_bytes -= size
-            self._committing -= 1
-            if self._closed and not self._committing:
-                self._last_commit.set()
-        self._seq_by_id[envelope.id] = seq
+            await future
+        except asyncio.CancelledError:
+            if not future.cancelled() and future.exception() is None:
+                # Stored, but its caller was cancelled before it could know.
+                await self.settle(envelope.id)
+            raise
+
+    def _committed(self, message_id: str, seq: int, size: int, future: asyncio.Future[None]) -> None:
+        self._pending_bytes -= size
+        self._committing -= 1
+        if self._closed and not self._committing:
+            self._last_commit.set()
+        if not future.cancelled() and future.exception() is None:
+            self._seq_by_id[message_id] = seq
 
     async def settle(self, message_id: str) -> None:
         """Forget a message. Durable a moment later; a crash before that delivers it once more."""
@@ -258,16 +273,12 @@ class SqliteStore:
                 return store
         raise KeyError(message_id)
 
-    async def _commit(self, seq: int, message_id: str, envelope: bytes, content: bytes | None, size: int) -> None:
-        operation = Commit(seq, message_id, envelope, content, size, self._writer.future())
-        self._writer.commit(operation)
-        try:
-            await operation.future
-        except asyncio.CancelledError:
-            if not operation.future.cancelled() and operation.future.exception() is None:
-                # Stored, but its caller was cancelled before it could know.
-                self._writer.settle(Settle(seq, content is None))
-            raise
+    def _commit(
+        self, seq: int, message_id: str, envelope: bytes, content: bytes | None, size: int
+    ) -> asyncio.Future[None]:
+        future = self._writer.future()
+        self._writer.commit(Commit(seq, message_id, envelope, content, size, future))
+        return future
 
     async def _commit_file(self, seq: int, message_id: str, envelope: bytes, content: Content, size: int) -> None:
         writing = self._loop.run_in_executor(self._body_threads, self._shard.write_body, seq, content, size)

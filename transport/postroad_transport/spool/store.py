@@ -1,11 +1,13 @@
 """The spool's interface: a few verbs, any store.
 
-A store is durable: when :meth:`Store.commit` returns, the message survives ``kill -9`` and power loss. It is
-used from one event loop; concurrent calls are grouped into one transaction where that is cheaper.
+A store is durable: when :meth:`Store.commit` returns or the future of :meth:`Store.submit` has a result, the message
+survives ``kill -9`` and power loss. It is used from one event loop; concurrent calls are grouped into one transaction
+where that is cheaper.
 """
 
 from __future__ import annotations
 
+from asyncio import Future
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -22,6 +24,17 @@ class SpoolFullError(SpoolError):
 
 class Store(Protocol):
     """Durable storage of queued messages."""
+
+    def submit(self, envelope: Envelope, content: Content) -> Future[None]:
+        """Begin to store a message durably; the future ends, well or not, within a bounded time.
+
+        Cancelling the future takes the message back. The chunks of `content` must not change before it ends.
+
+        Raises
+        ------
+        SpoolFullError, SpoolError
+            See :meth:`commit`; here or from the future.
+        """
 
     async def commit(self, envelope: Envelope, content: Content) -> None:
         """Store a message durably.
