@@ -251,6 +251,46 @@ def test_the_receiving_side_answers_every_flaw_with_451_and_its_reason(world: Wo
     assert client.mail(f"alice@{A}", ca.issue(A), tmp_path)[0] == 250
 
 
+@contextmanager
+def revoked(world: World, path: str, **fields: Any) -> Iterator[Issued]:
+    """Yield a client certificate of A's that the list at `path`, new to B, says is revoked."""
+    ca = world.a.ca
+    ca.crl_url, usual = world.crl.url(path), ca.crl_url
+    shown = ca.issue(A)
+    ca.crl_url = usual
+    ca.revoked.append(shown.certificate.serial_number)
+    try:
+        world.crl.files[path] = ca.crl_der(now=time.time(), **fields)
+        yield shown
+    finally:
+        ca.revoked.clear()
+
+
+def refused_as_revoked(world: World, shown: Issued, directory: Path) -> None:
+    before = world.b.count("in", "revoked")
+    code, text = Client(world.b.port).mail(f"alice@{A}", shown, directory)
+    assert (code, text) == (451, "4.7.5 Mail from a.example needs mutual TLS: the certificate was revoked")
+    assert world.b.count("in", "revoked") == before + 1
+
+
+def test_a_revoked_client_is_refused_until_it_shows_another_certificate(world: World, tmp_path: Path) -> None:
+    with revoked(world, "/revoked-client.crl") as shown:
+        refused_as_revoked(world, shown, tmp_path)
+        client = Client(world.b.port)
+        assert client.mail("somebody@x.example", shown, tmp_path)[0] == 250
+        assert client.mail(f"alice@{A}", world.a.ca.issue(A), tmp_path)[0] == 250
+
+
+def test_a_revoked_client_is_let_in_again_once_the_list_does_not_hold_it_any_more(
+    world: World, tmp_path: Path
+) -> None:
+    with revoked(world, "/suspended-client.crl", end=12.0) as shown:
+        refused_as_revoked(world, shown, tmp_path)
+    world.crl.files["/suspended-client.crl"] = world.a.ca.crl_der(now=time.time())
+    client = Client(world.b.port)
+    wait_for(lambda: client.mail(f"alice@{A}", shown, tmp_path)[0] == 250, timeout=40, what="the list to be renewed")
+
+
 def test_a_certificate_that_means_nothing_breaks_no_other_mail(world: World, tmp_path: Path) -> None:
     client, now = Client(world.b.port), time.time()
     for shown in (
