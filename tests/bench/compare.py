@@ -2,7 +2,7 @@
 
     python -m tests.bench.compare --runs 5 --systems postfix,floor,postroad
 
-Every system gets the same smtp-source load, in turn, A B C A B C, so that all runs of a row lie within the same
+Every system gets the same load, in turn, A B C A B C, so that all runs of a row lie within the same
 minutes. All are durable: fsync comes before 250. Printed are the median (best) of messages per second, the server's
 CPU milliseconds per message, and both as ratios to Postfix. This measures; it judges nothing and never fails for
 being slow.
@@ -20,13 +20,23 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
 from statistics import median
 
 from tests.bench.processes import wait_until
-from tests.bench.servers import Floor, Postfix, Postroad, Server, Sink
+from tests.bench.servers import HERE, Floor, Postfix, Postroad, Server, Sink
+from tests.bench.starttls import StarttlsSource, postfix_settings
 
 SYSTEMS = ("postfix", "postfix tuned", "floor", "postroad")
+
+
+class Kind(StrEnum):
+    """What servers are set up for."""
+
+    ACCEPT = "accept"
+    RELAY = "relay"
+    STARTTLS = "starttls"
 
 
 @dataclass(frozen=True)
@@ -38,8 +48,10 @@ class Work:
     sessions: int
     messages: int
     kept: bool = True
-    relay: bool = False
+    kind: Kind = Kind.ACCEPT
     recipients: int = 1
+    resume: bool = False
+    """Resume TLS sessions."""
 
 
 WORKS = {
@@ -47,10 +59,14 @@ WORKS = {
     "accept-4k-each": Work("accept 4 kB, one a connection", 4096, 50, 2000, kept=False),
     "accept-64k": Work("accept 64 kB, kept", 65_536, 50, 2000),
     "accept-1m": Work("accept 1 MB, kept", 1_048_576, 10, 300),
-    "relay-4k": Work("accept + deliver 4 kB, kept", 4096, 50, 3000, relay=True),
-    "relay-4k-each": Work("accept + deliver 4 kB, one a connection", 4096, 50, 2000, kept=False, relay=True),
-    "relay-64k": Work("accept + deliver 64 kB, kept", 65_536, 50, 1000, relay=True),
-    "relay-1m": Work("accept + deliver 1 MB, kept", 1_048_576, 10, 150, relay=True),
+    "starttls-4k": Work("accept 4 kB, STARTTLS, one a connection", 4096, 50, 1500, kept=False, kind=Kind.STARTTLS),
+    "starttls-4k-resumed": Work(
+        "accept 4 kB, STARTTLS resumed, one a connection", 4096, 50, 1000, kept=False, kind=Kind.STARTTLS, resume=True
+    ),
+    "relay-4k": Work("accept + deliver 4 kB, kept", 4096, 50, 3000, kind=Kind.RELAY),
+    "relay-4k-each": Work("accept + deliver 4 kB, one a connection", 4096, 50, 2000, kept=False, kind=Kind.RELAY),
+    "relay-64k": Work("accept + deliver 64 kB, kept", 65_536, 50, 1000, kind=Kind.RELAY),
+    "relay-1m": Work("accept + deliver 1 MB, kept", 1_048_576, 10, 150, kind=Kind.RELAY),
 }
 #: Other shapes of the same load, to look for regressions; measured when asked for.
 SHAPES = {
@@ -69,6 +85,8 @@ class Run:
 
     per_second: float
     cpu_ms: float
+    resumed: int = 0
+    """How many TLS sessions were resumed."""
 
 
 def load(port: int, work: Work, messages: int) -> None:
@@ -82,42 +100,55 @@ def load(port: int, work: Work, messages: int) -> None:
         raise RuntimeError(f"smtp-source: {done.stderr.strip()}")
 
 
-def measure(server: Server, work: Work, sink: Sink, messages: int) -> Run:
+def measure(server: Server, work: Work, sink: Sink, messages: int, source: StarttlsSource | None = None) -> Run:
     """Run `work` once; the clock stops when the last message is durable, or has arrived at the sink."""
     arrived = sink.messages()
+    resumed = 0
     cpu = server.cpu()
     begun = time.perf_counter()
-    load(server.port, work, messages)
-    if work.relay:
+    if source is None:
+        load(server.port, work, messages)
+    else:
+        resumed = source.send(server.port, work.sessions, messages, work.size, resume=work.resume)
+    if work.kind is Kind.RELAY:
         wait_until(lambda: sink.messages() >= arrived + messages, f"{server.name}: the last message", 300)
     elapsed = time.perf_counter() - begun
-    run = Run(messages / elapsed, (server.cpu() - cpu) * 1000 / messages)
+    run = Run(messages / elapsed, (server.cpu() - cpu) * 1000 / messages, resumed)
     server.reset()
     return run
 
 
-def make(system: str, directory: Path, relay_to: int | None, command: str) -> Server | None:
-    """Return a server that accepts only (`relay_to` is None) or relays; None where a system cannot."""
+def make(system: str, directory: Path, kind: Kind, sink: Sink, command: str) -> Server | None:
+    """Return a server that only accepts, with STARTTLS or without, or relays; None where a system cannot."""
+    relay_to = sink.port if kind is Kind.RELAY else None
     if system.startswith("postfix"):
-        return Postfix(directory, relay_to, tuned=system == "postfix tuned")
+        postfix = Postfix(directory, relay_to, tuned=system == "postfix tuned")
+        if kind is Kind.STARTTLS:
+            postfix.more = postfix_settings(directory)
+        return postfix
     if system == "floor":
-        return None if relay_to is not None else Floor(directory)
-    return Postroad(directory, relay_to, command) if command else Postroad(directory, relay_to)
+        return Floor(directory) if kind is Kind.ACCEPT else None
+    postroad = Postroad(directory, relay_to, command) if command else Postroad(directory, relay_to)
+    if kind is Kind.STARTTLS:
+        postroad.more = (HERE / "postroad-starttls.yaml").read_text()
+    return postroad
 
 
 @contextmanager
-def started(options: argparse.Namespace, sink: Sink, directory: Path, *, relay: bool) -> Iterator[list[Server]]:
+def started(
+    options: argparse.Namespace, sink: Sink, directory: Path, kind: Kind, source: StarttlsSource | None
+) -> Iterator[list[Server]]:
     """Start every system of one kind, and warm it up; stop them all at the end."""
     with ExitStack() as stack:
         servers = []
         for system in options.systems:
-            folder = directory / f"{system.replace(' ', '-')}-{'relay' if relay else 'accept'}"
-            server = make(system, folder, sink.port if relay else None, options.command)
+            folder = directory / f"{system.replace(' ', '-')}-{kind}"
+            server = make(system, folder, kind, sink, options.command)
             if server is None:
                 continue
             stack.callback(server.stop)
             server.start()
-            measure(server, Work("warm up", 4096, 20, 0, relay=relay), sink, 200)
+            measure(server, Work("warm up", 4096, 20, 0, kind=kind), sink, 200, source)
             servers.append(server)
         yield servers
 
@@ -159,19 +190,19 @@ def main() -> None:
     sink = Sink()
     sink.start()
     try:
-        for relay in (False, True):
-            chosen = [name for name in works if ALL_WORKS[name].relay is relay]
+        for kind in Kind:
+            chosen = [name for name in works if ALL_WORKS[name].kind is kind]
             if not chosen:
                 continue
-            with started(options, sink, directory, relay=relay) as servers:
+            source = StarttlsSource(directory) if kind is Kind.STARTTLS else None
+            with started(options, sink, directory, kind, source) as servers:
                 for name in chosen:
                     work = ALL_WORKS[name]
                     runs: dict[str, list[Run]] = {server.name: [] for server in servers}
                     for _ in range(options.runs):
                         for server in servers:
-                            runs[server.name].append(
-                                measure(server, work, sink, max(work.sessions, int(work.messages * options.scale)))
-                            )
+                            messages = max(work.sessions, int(work.messages * options.scale))
+                            runs[server.name].append(measure(server, work, sink, messages, source))
                     results[name] = runs
                     print(
                         f"{name}: "

@@ -1,6 +1,6 @@
-"""Measure what is not messages per second: memory, idle connections, STARTTLS, reloads and growth.
+"""Measure what is not messages per second: memory, idle connections, reloads and growth.
 
-    python -m tests.bench.limits --only idle,large,starttls,reload,growth,queued
+    python -m tests.bench.limits --only idle,large,reload,growth,queued
 
 Each prints its figures; this judges nothing. The client is Python and shares the CPUs with the tier.
 """
@@ -14,8 +14,6 @@ import resource
 import shutil
 import smtplib
 import socket
-import ssl
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -23,34 +21,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import median, quantiles
 
-from tests.bench.compare import WORKS, Work, load, measure
+from tests.bench.compare import WORKS, Kind, Work, load, measure
 from tests.bench.processes import wait_until
-from tests.bench.servers import Postfix, Postroad, Sink
-
-TLS_CONNECTIONS = 300
-TLS_SESSIONS = 20
-
-_CERTIFICATE = """---
-apiVersion: postroad.dev/v1alpha1
-kind: TransportCertificate
-metadata:
-  name: bench
-spec:
-  ca: {}
-  dnsNames: [postroad.bench.example]
----
-apiVersion: postroad.dev/v1alpha1
-kind: ReceiveConnector
-metadata:
-  name: tls
-spec:
-  usage: Internet
-  fqdn: postroad.bench.example
-  bindings:
-    - port: @PORT@
-  remoteIPRanges: [127.0.0.1]
-  authMechanisms: [TLS]
-"""
+from tests.bench.servers import Postroad, Sink
 
 _UNLIMITED = """---
 apiVersion: postroad.dev/v1alpha1
@@ -148,7 +121,7 @@ def large(options: argparse.Namespace) -> None:
     sink = options.sink
     for name, to in (("accept", None), ("accept + deliver", sink)):
         with tier(options, to) as server:
-            measure(server, Work("warm up", 4096, 20, 0, relay=to is not None), sink, 500)
+            measure(server, Work("warm up", 4096, 20, 0, kind=Kind.RELAY if to else Kind.ACCEPT), sink, 500)
             pids = server.workers
             before = [resident(pid) for pid in pids]
             with smtplib.SMTP("127.0.0.1", server.port) as client:
@@ -157,78 +130,6 @@ def large(options: argparse.Namespace) -> None:
             after = [resident(pid) for pid in pids]
             grown = max(b["most"] - a["now"] for a, b in zip(before, after, strict=True))
             print(f"large: {name} 30 MB: {grown / len(body):.2f} times its size at the most")
-
-
-async def _starttls(port: int, context: ssl.SSLContext, content: bytes) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-
-    async def say(line: bytes) -> None:
-        writer.write(line)
-        while (reply := await reader.readline())[3:4] == b"-":
-            pass
-        if reply[:1] not in b"23":
-            raise RuntimeError(reply.decode())
-
-    await say(b"")
-    await say(b"EHLO client.example\r\n")
-    await say(b"STARTTLS\r\n")
-    await writer.start_tls(context)
-    await say(b"EHLO client.example\r\n")
-    for line in (b"MAIL FROM:<sender@one.example>\r\n", b"RCPT TO:<recipient@two.example>\r\n", b"DATA\r\n"):
-        await say(line)
-    await say(content + b".\r\n")
-    await say(b"QUIT\r\n")
-    writer.close()
-
-
-async def _starttls_load(port: int, connections: int) -> None:
-    context = ssl.create_default_context()
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    content = b"Subject: x\r\n\r\n" + (b"x" * 78 + b"\r\n") * 51
-    left = iter(range(connections))
-
-    async def client() -> None:
-        for _ in left:
-            await _starttls(port, context, content)
-
-    await asyncio.gather(*(client() for _ in range(TLS_SESSIONS)))
-
-
-def starttls(options: argparse.Namespace) -> None:
-    """STARTTLS with TLS 1.3 and P-256, one 4 kB message a connection, the tier and Postfix in turn."""
-    directory = Path(tempfile.mkdtemp(prefix="postroad-bench-", dir=options.directory))
-    directory.chmod(0o755)
-    key, chain = directory / "key.pem", directory / "chain.pem"
-    make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=bench.example"
-    subprocess.run([*make.split(), "-keyout", str(key), "-out", str(chain)], check=True, capture_output=True)
-    postfix = Postfix(directory / "postfix", None)
-    postfix.more = {
-        "smtpd_tls_security_level": "may",
-        "smtpd_tls_cert_file": chain,
-        "smtpd_tls_key_file": key,
-        "tls_random_source": "dev:/dev/urandom",
-    }
-    try:
-        with tier(options, more=_CERTIFICATE) as server:
-            postfix.start()
-            rates: dict[str, list[tuple[float, float]]] = {"postfix": [], "postroad": []}
-            for _ in range(options.runs):
-                for system in (postfix, server):
-                    cpu, begun = system.cpu(), time.perf_counter()
-                    asyncio.run(_starttls_load(system.port, TLS_CONNECTIONS))
-                    elapsed = time.perf_counter() - begun
-                    used = (system.cpu() - cpu) * 1000 / TLS_CONNECTIONS
-                    rates[system.name].append((TLS_CONNECTIONS / elapsed, used))
-                    system.reset()
-        for name, runs in rates.items():
-            print(
-                f"starttls: {name} {median(rate for rate, _ in runs):,.0f} connections/s (the client is the limit), "
-                f"{median(used for _, used in runs):.2f} ms CPU each"
-            )
-        print(f"starttls: CPU ratio {median(b[1] / a[1] for a, b in zip(*rates.values(), strict=True)):.2f}")
-    finally:
-        postfix.stop()
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 async def _watch(port: int, seconds: float, during: Callable[[], None]) -> tuple[list[float], int]:
@@ -319,7 +220,6 @@ def queued(options: argparse.Namespace) -> None:
 MEASUREMENTS = {
     "idle": idle,
     "large": large,
-    "starttls": starttls,
     "reload": reload,
     "growth": growth,
     "queued": queued,
