@@ -14,7 +14,7 @@ def logged(tmp_path, *events: tuple[float, str]) -> list[dict]:
     log = EventLog(os.open(file, os.O_WRONLY | os.O_CREAT))
     sparing = SparingLog(most=2, period=60)
     for now, kind in events:
-        sparing.emit(log, "tls.failed", kind=kind, now=now, at=now)
+        sparing.emit(log, "tls.failed", kind=kind, now=now, at=now, reason=kind)
     log.flush()
     os.close(log._fd)
     return [json.loads(line) for line in file.read_text().splitlines()]

@@ -26,7 +26,7 @@ from postroad_transport.smtp.data import DataScanner
 from postroad_transport.smtp.exch50 import Exch50
 from postroad_transport.smtp.lines import Flaw
 from postroad_transport.smtp.partners import PartnerVerbs
-from postroad_transport.smtp.sessions import BANNED, Sessions
+from postroad_transport.smtp.sessions import Sessions
 from postroad_transport.smtp.writer import ReplyWriter
 from postroad_transport.tls.failures import refused_afterwards
 
@@ -124,10 +124,7 @@ class Reception(Exch50, AnonymousTls, PartnerVerbs):
         self._handler_coroutine = self.loop.create_task(self._handle_client())
 
     def _refuse_connection(self, reason: str, reply: bytes) -> None:
-        self.serving.metrics.sessions_refused.labels(reason).inc()
-        # The ban itself is in the log; a banned client may come by the thousand.
-        if reason != BANNED:
-            self.serving.events.emit("session.refused", client=self.session.peer[0], port=self._port, reason=reason)
+        self._sessions.connection_refused(self.session.peer[0], self._port, reason)
         self._writer.write(reply)
         self._writer.close()
 
@@ -307,14 +304,13 @@ class Reception(Exch50, AnonymousTls, PartnerVerbs):
         """Count and log a policy's refusal, and return its reply. `subject` is the address it is about."""
         code, missing, facts = str(verdict.reply.code), str(verdict.missing or ""), self.facts
         self.refused(verb, verdict.rule, code, missing)
-        self.serving.events.emit(
-            "command.refused",
+        self._sessions.command_refused(
+            verdict.rule,
             connector=self.connector.config.name,
             client=facts.remote_ip,
             account=facts.account or None,
             verb=verb,
             subject=subject or None,
-            rule=verdict.rule,
             code=code,
             permission=missing or None,
             because=verdict.because or None,

@@ -18,6 +18,8 @@ from postroad_transport.tls.failures import handshake_failure
 
 BANNED = "banned"
 """Label value of a connection refused by a ban."""
+REFUSALS_LOGGED = 600
+"""Refused commands that are logged in a minute, by rule: each may be somebody's mail, so many."""
 
 
 class Stoppable(Protocol):
@@ -42,6 +44,7 @@ class Sessions:
         self._by_source: Counter[tuple[str, str]] = Counter()
         self._emptied = asyncio.Event()
         self._failures = SparingLog()
+        self._refusals = SparingLog(most=REFUSALS_LOGGED)
 
     def __len__(self) -> int:
         return len(self._open)
@@ -87,8 +90,22 @@ class Sessions:
         self.serving.metrics.direct_trust_handshakes.labels("in", "", reason).inc()
         self._log("direct_trust.refused", reason, connector=connector, client=ip, thumbprint=presented or None)
 
-    def _log(self, event: str, reason: str, **fields: str | None) -> None:
-        self._failures.emit(self.serving.events, event, kind=reason, now=self.serving.clock(), **fields)
+    def connection_refused(self, ip: str, port: int, reason: str) -> None:
+        """Count a connection that is not greeted, and log it likewise; a ban is in the log already."""
+        self.serving.metrics.sessions_refused.labels(reason).inc()
+        if reason != BANNED:
+            self._log("session.refused", reason, client=ip, port=port)
+
+    def command_refused(self, rule: str, **fields: str | None) -> None:
+        """Log a refusal by a rule, unless there have been very many by the same."""
+        self._refusals.emit(
+            self.serving.events, "command.refused", kind=rule, now=self.serving.clock(), rule=rule, **fields
+        )
+
+    def _log(self, event: str, reason: str, **fields: str | int | None) -> None:
+        self._failures.emit(
+            self.serving.events, event, kind=reason, now=self.serving.clock(), reason=reason, **fields
+        )
 
     def add(self, session: Stoppable, connector: PreparedConnector, ip: str) -> None:
         """Count a session in."""

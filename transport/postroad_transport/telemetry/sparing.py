@@ -26,7 +26,7 @@ class SparingLog:
         self._counts: dict[tuple[str, str], tuple[float, int]] = {}
 
     def emit(self, log: EventLog, event: str, *, kind: str, now: float, **fields: Any) -> None:
-        """Log one event, or count it. `kind` is one of its fields, called ``reason``; `now` is in seconds."""
+        """Log one event, or count it. `now` is in seconds; `kind` is no field of the event."""
         begun, count = self._counts.get((event, kind), (now, 0))
         left_out = 0
         if now - begun >= self._period:
@@ -34,4 +34,4 @@ class SparingLog:
             begun, count = now, 0
         self._counts[event, kind] = (begun, count + 1)
         if count < self._most:
-            log.emit(event, reason=kind, left_out=left_out or None, **fields)
+            log.emit(event, **fields, left_out=left_out or None)
