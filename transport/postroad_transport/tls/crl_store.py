@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from cryptography import x509
 from postroad_transport.config import Revocation, RevocationMode
 from postroad_transport.telemetry.events import EventLog
 from postroad_transport.telemetry.metrics import Metrics
+from postroad_transport.tls.disk_cache import DiskCache
 from postroad_transport.tls.fetching import Fetcher, FetchError
 from postroad_transport.tls.revocation import Crl, Status, counts, distribution_points, status
 
@@ -88,7 +88,7 @@ class CrlStore:
         events: EventLog | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._directory = directory
+        self._disk = DiskCache(directory, ".crl")
         self._metrics = metrics
         self._events = events
         self._clock = clock
@@ -153,7 +153,7 @@ class CrlStore:
         """Take the list that another worker has fetched, else fetch it; keep the old one where that fails."""
         try:
             now = self._clock()
-            kept = await asyncio.to_thread(self._read, url, max(held.fetched, now - REFRESH))
+            kept = await asyncio.to_thread(self._disk.read, _name(url), max(held.fetched, now - REFRESH))
             if kept is not None:
                 with contextlib.suppress(FetchError):
                     held.take(await _parse(kept[0]), kept[1], now)
@@ -162,7 +162,7 @@ class CrlStore:
             async with self._turns:
                 data = await self._fetcher.get(url, limit=MAX_BYTES)
             held.take(await _parse(data), now, now)
-            await asyncio.to_thread(self._write, url, data)
+            await asyncio.to_thread(self._disk.write, _name(url), data)
             self._count("ok")
         except FetchError as error:
             self._failed(url, held, str(error))
@@ -204,31 +204,6 @@ class CrlStore:
         if self._metrics is not None:
             self._metrics.crl_fetches.labels(result).inc()
 
-    # On disk
-
-    def _file(self, url: str) -> Path | None:
-        return self._directory and self._directory / f"{hashlib.sha256(url.encode()).hexdigest()}.crl"
-
-    def _read(self, url: str, newer_than: float) -> tuple[bytes, float] | None:
-        """Return a list from disk, and when it was fetched, where that is later than what is known."""
-        file = self._file(url)
-        try:
-            if file is None or (fetched := file.stat().st_mtime) <= newer_than:
-                return None
-            return file.read_bytes(), fetched
-        except OSError:
-            return None
-
-    def _write(self, url: str, data: bytes) -> None:
-        file = self._file(url)
-        if file is None:
-            return
-        with contextlib.suppress(OSError):  # lists can be had again
-            file.parent.mkdir(parents=True, exist_ok=True)
-            temporary = file.with_suffix(f".{os.getpid()}")
-            temporary.write_bytes(data)
-            temporary.replace(file)
-
 
 def allowed(url: str, hosts: Sequence[str]) -> bool:
     """Tell whether a list may be fetched from there; no `hosts`: from anywhere."""
@@ -251,6 +226,10 @@ def parse_crls(text: str) -> tuple[Crl, ...]:
     end = "-----END X509 CRL-----"
     blocks = [part[part.index("-----BEGIN") :] + end for part in text.split(end)[:-1]]
     return tuple(x509.load_pem_x509_crl(block.encode()) for block in blocks)
+
+
+def _name(url: str) -> str:
+    return hashlib.sha256(url.encode()).hexdigest()
 
 
 def _current(crl: Crl | None, now: float) -> bool:

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from postroad_transport.config import TierConfig
 from postroad_transport.config.files import SECRETS_DIRECTORY
 from postroad_transport.telemetry.events import EventLog
 from postroad_transport.telemetry.metrics import Metrics
+from postroad_transport.tls.disk_cache import DiskCache
 from postroad_transport.tls.fetching import Fetcher, FetchError
 from postroad_transport.tls.ocsp import Staple, Subject, Unfit, judge, refresh_at, request, retry_at, subject
 
@@ -83,7 +83,7 @@ class StapleStore:
         events: EventLog | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._directory = directory
+        self._disk = DiskCache(directory, ".ocsp")
         self._metrics = metrics
         self._events = events
         self._clock = clock
@@ -160,9 +160,9 @@ class StapleStore:
         self._measure(held)
 
     async def _take_kept(self, held: _Held) -> bool:
-        data = await asyncio.to_thread(self._read, held.thumbprint)
+        kept = await asyncio.to_thread(self._disk.read, held.thumbprint)
         now = self._clock()
-        staple = judge(data, held.subject, now) if data else None
+        staple = judge(kept[0], held.subject, now) if kept else None
         if not isinstance(staple, Staple) or (held.staple is not None and staple.since <= held.staple.since):
             return False
         self._take(held, staple, now)
@@ -178,11 +178,11 @@ class StapleStore:
         staple = judge(data, held.subject, now)
         if isinstance(staple, Staple):
             self._take(held, staple, now)
-            await asyncio.to_thread(self._write, held.thumbprint, data)
+            await asyncio.to_thread(self._disk.write, held.thumbprint, data)
             return "ok"
         if staple is Unfit.REVOKED:
             held.staple = None
-            await asyncio.to_thread(self._forget, held.thumbprint)
+            await asyncio.to_thread(self._disk.forget, held.thumbprint)
         return str(staple)
 
     def _take(self, held: _Held, staple: Staple, now: float) -> None:
@@ -198,31 +198,3 @@ class StapleStore:
     def _count(self, result: str) -> None:
         if self._metrics is not None:
             self._metrics.ocsp_fetches.labels(result).inc()
-
-    # On disk
-
-    def _file(self, thumbprint: str) -> Path | None:
-        return self._directory and self._directory / f"{thumbprint}.ocsp"
-
-    def _read(self, thumbprint: str) -> bytes | None:
-        file = self._file(thumbprint)
-        try:
-            return file.read_bytes() if file is not None else None
-        except OSError:
-            return None
-
-    def _write(self, thumbprint: str, data: bytes) -> None:
-        file = self._file(thumbprint)
-        if file is None:
-            return
-        with contextlib.suppress(OSError):  # responses can be had again
-            file.parent.mkdir(parents=True, exist_ok=True)
-            temporary = file.with_suffix(f".{os.getpid()}")
-            temporary.write_bytes(data)
-            temporary.replace(file)
-
-    def _forget(self, thumbprint: str) -> None:
-        file = self._file(thumbprint)
-        if file is not None:
-            with contextlib.suppress(OSError):
-                file.unlink()
