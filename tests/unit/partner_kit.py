@@ -50,7 +50,7 @@ class Issued:
 
 @dataclass
 class Ca:
-    """An authority. ``crl_url`` and ``ocsp_url`` go into what it issues; ``revoked`` are serial numbers."""
+    """An authority. ``crl_url``, ``ocsp_url`` and ``must_staple`` go into what it issues; ``revoked`` are serials."""
 
     name: str
     now: float
@@ -58,6 +58,7 @@ class Ca:
     parent: Ca | None = None
     revoked: list[int] = field(default_factory=list)
     ocsp_url: str = ""
+    must_staple: bool = False
 
     def __post_init__(self) -> None:
         self.key = ec.generate_private_key(ec.SECP256R1())
@@ -115,6 +116,8 @@ class Ca:
                 [x509.AccessDescription(AuthorityInformationAccessOID.OCSP, location)]
             )
             builder = builder.add_extension(access, critical=False)
+        if signer.must_staple and not authority:
+            builder = builder.add_extension(x509.TLSFeature([x509.TLSFeatureType.status_request]), critical=False)
         return builder.sign(signer.key, hashes.SHA256())
 
     def crl(

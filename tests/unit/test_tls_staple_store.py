@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -98,6 +99,56 @@ async def test_a_response_is_fetched_once_shown_and_told_of(given: Setting) -> N
     store.keep(given.wanted)
     assert given.server.asked == ["/ocsp"]
     assert given.shown(store, given.ca.issue("mail.example")) is None
+    await store.close()
+
+
+async def test_a_certificate_that_demands_a_response_has_one_before_it_is_presented(given: Setting) -> None:
+    given.ca.must_staple = True
+    given.leaf = given.ca.issue("mail.example")
+    store = given.store()
+    await store.fetch_ahead(given.wanted)
+    shown = given.shown(store)
+    assert shown is not None
+    await store.fetch_ahead(given.wanted)
+    store.keep(given.wanted)
+    assert given.shown(store) == shown
+    assert given.server.asked == ["/ocsp"]
+    assert given.expiry() == int(given.now + HOUR)
+    await store.close()
+
+
+async def test_other_certificates_are_not_waited_for(given: Setting) -> None:
+    store = given.store()
+    await store.fetch_ahead(given.wanted)
+    assert given.server.asked == []
+    await store.close()
+
+
+async def test_a_responder_that_is_down_holds_up_no_certificate_and_is_asked_again(given: Setting) -> None:
+    given.ca.must_staple = True
+    given.leaf = given.ca.issue("mail.example")
+    given.server.down = True
+    store = given.store()
+    await store.fetch_ahead(given.wanted)
+    assert given.count("unreachable") == 1
+    assert given.shown(store) is None
+    given.server.down = False
+    given.now += 60
+    assert await given.asked(store) is not None
+    await store.close()
+
+
+async def test_a_responder_that_never_answers_is_waited_for_so_long_only(given: Setting, monkeypatch) -> None:
+    monkeypatch.setattr("postroad_transport.tls.staple_store.FETCH_SECONDS", 0.05)
+    given.ca.must_staple = True
+    given.leaf = given.ca.issue("mail.example")
+    release = threading.Event()
+    given.server.answers["/ocsp"] = lambda question: release.wait(10) and given.respond(question)
+    store = given.store()
+    await store.fetch_ahead(given.wanted)
+    assert given.shown(store) is None
+    release.set()
+    assert await given.asked(store) is not None
     await store.close()
 
 

@@ -53,6 +53,15 @@ class Subject(NamedTuple):
     issuer: x509.Certificate
     urls: tuple[str, ...]
 
+    @property
+    def must_staple(self) -> bool:
+        """Whether the certificate demands to be shown with a response (RFC 7633)."""
+        try:
+            feature = self.certificate.extensions.get_extension_for_class(x509.TLSFeature).value
+        except (*_UNREADABLE, x509.ExtensionNotFound):
+            return False
+        return x509.TLSFeatureType.status_request in feature
+
 
 class Staple(NamedTuple):
     """A response that can be shown, in DER; times are seconds since the epoch."""

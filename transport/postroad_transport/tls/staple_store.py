@@ -1,7 +1,7 @@
 """OCSP responses on the tier's own certificates: fetched from their responders, kept, renewed, shown to clients.
 
-Nothing waits for them: a certificate without a response that can be shown is presented alone. A response is shown
-until it ends, while the next is asked for from half of its time on; so an outage shorter than that is not noticed.
+Handshakes do not wait for them: a certificate without a response that can be shown is presented alone. A response is
+shown until it ends, while the next is asked for from half of its time on; so a shorter outage is not noticed.
 Workers share responses on disk, where they outlive a restart.
 """
 
@@ -24,7 +24,7 @@ from postroad_transport.config.files import SECRETS_DIRECTORY
 from postroad_transport.telemetry.events import EventLog
 from postroad_transport.telemetry.metrics import Metrics
 from postroad_transport.tls.disk_cache import DiskCache
-from postroad_transport.tls.fetching import Fetcher, FetchError
+from postroad_transport.tls.fetching import FETCH_SECONDS, Fetcher, FetchError
 from postroad_transport.tls.ocsp import Staple, Subject, Unfit, judge, refresh_at, request, retry_at, subject
 
 MAX_BYTES = 64 * 1024
@@ -64,6 +64,10 @@ class _Held:
     failures: int = 0
 
 
+def _held(name: str, asked: Subject) -> _Held:
+    return _Held(name, hashlib.sha256(asked.certificate.public_bytes(Encoding.DER)).hexdigest(), asked)
+
+
 class StapleStore:
     """The responses of one worker.
 
@@ -100,12 +104,26 @@ class StapleStore:
             return None
         return held.staple.der
 
+    async def fetch_ahead(self, wanted: Mapping[str, Subject]) -> None:
+        """Try to have responses on those of these certificates that demand one, before they are presented.
+
+        Takes ``FETCH_SECONDS`` at most; clients refuse such a certificate without a response.
+        """
+        fresh = []
+        for name, asked in wanted.items():
+            held = _held(name, asked)
+            if asked.must_staple and held.thumbprint not in self._held:
+                fresh.append(self._held.setdefault(held.thumbprint, held))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FETCH_SECONDS):
+                await asyncio.gather(*map(self._renew, fresh))
+
     def keep(self, wanted: Mapping[str, Subject]) -> None:
         """From now on have responses on these certificates, by their names, and on no other."""
         held = {}
         for name, asked in wanted.items():
-            thumbprint = hashlib.sha256(asked.certificate.public_bytes(Encoding.DER)).hexdigest()
-            held[thumbprint] = self._held.get(thumbprint) or _Held(name, thumbprint, asked)
+            new = _held(name, asked)
+            held[new.thumbprint] = self._held.get(new.thumbprint) or new
         self._held = held
         if self._metrics is not None:
             self._metrics.ocsp_staple_expiry.clear()

@@ -173,6 +173,7 @@ class Worker:
                 staples=self._staples,
             )
             stapled = await asyncio.to_thread(subjects, config, directory)
+            await self._staples.fetch_ahead(stapled)
             routing = await asyncio.to_thread(RoutingTable, config)
             factory = hop_factory(
                 config,
