@@ -76,3 +76,26 @@ def test_a_certificate_is_stapled_once_its_responder_is_up_and_never_when_it_was
         assert NONE in found
         assert revoked.certificate.public_bytes(Encoding.PEM).decode() in found
     wait_for(lambda: reasons(tier) == {"unreachable", "revoked"}, what="events with the reasons, and no others")
+
+
+def test_a_renewed_certificate_that_demands_a_response_is_never_seen_without_one(
+    tmp_path: Path, manifests: Manifests, start_tier: Callable[..., Tier]
+) -> None:
+    responder = Responder(tmp_path / "responder", free_port())
+    ca = authority(time.time(), responder.url)
+    ca.must_staple = True
+    first, renewed = ca.issue("mail.example"), ca.issue("mail.example")
+    responder.publish(ca, ca.issue("responder", usage=[ExtendedKeyUsageOID.OCSP_SIGNING]), first, renewed)
+    serve(manifests, first)
+    with responder.running():
+        start_tier(manifests, workers=2)
+        assert all(line in seen(manifests.smtps) for line in (*SUCCESS, serial(first)))
+        serve(manifests, renewed)
+        pem = renewed.certificate.public_bytes(Encoding.PEM).decode()
+
+        def is_served() -> bool:
+            found = seen(manifests.smtps)
+            assert all(line in found for line in SUCCESS), found
+            return pem in found
+
+        wait_for(is_served, what="the renewed certificate")
