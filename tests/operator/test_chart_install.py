@@ -145,6 +145,26 @@ def test_a_second_upgrade_with_the_same_values_changes_nothing(release: Release)
         assert item["metadata"].get("generation") == before[name]["metadata"].get("generation"), name
 
 
+def test_an_autoscaler_takes_over_the_pods_that_are_there(release: Release) -> None:
+    """A StatefulSet that loses its number of replicas falls to one pod."""
+    path, scaled = f"apis/apps/v1/statefulsets/{RELEASE}-default", ("--set", "transport.autoscaling.enabled=true")
+
+    def replicas() -> int:
+        return int(release.object(path)["spec"]["replicas"])
+
+    release.upgrade()
+    assert replicas() == 3
+    release.upgrade(*scaled)
+    assert replicas() == 3
+    scale = ("scale", "-n", release.namespace, f"statefulset/{RELEASE}-default")
+    release.plane.kubectl(*scale, "--replicas=5")
+    release.upgrade(*scaled)
+    assert replicas() == 5
+    release.plane.kubectl(*scale, "--replicas=3")
+    release.upgrade()
+    assert replicas() == 3
+
+
 def test_an_uninstall_takes_what_is_its_own_and_keeps_the_rest(release: Release) -> None:
     release.apply("AcceptedDomain", "mine", {"domain": "mine.example", "deliver": {"lmtp": {"host": "h"}}})
     owner = release.object(f"apis/apps/v1/deployments/{RELEASE}-operator")["metadata"]["uid"]
