@@ -9,8 +9,8 @@ import logging
 import os
 import socket
 import uuid
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import kopf
@@ -27,6 +27,7 @@ from postroad_operator.handlers.metrics import OperatorMetrics
 from postroad_operator.handlers.tiers import Compiler
 from postroad_operator.handlers.writer import Writer
 from postroad_operator.publish import ApiError, KubernetesApi, Owner
+from postroad_transport.auth.token_review import ApiServer
 
 _log = logging.getLogger(__name__)
 
@@ -67,13 +68,16 @@ class NoClusterError(Exception):
     """There are no credentials, or the API server refuses them."""
 
 
-def log_in() -> kopf.ConnectionInfo:
+def log_in(environment: Mapping[str, str] = os.environ) -> kopf.ConnectionInfo:
     """Return the pod's service account, else what the kubeconfig says. Raises NoClusterError."""
     settings = kopf.OperatorSettings()
     try:
-        connection = kopf.login_with_service_account(settings=settings) or kopf.login_with_kubeconfig(
-            settings=settings
-        )
+        connection = kopf.login_with_service_account(settings=settings)
+        if connection is None:
+            connection = kopf.login_with_kubeconfig(settings=settings)
+        elif (server := ApiServer.of_pod(environment)) is not None:
+            # kopf dials a name; the address that the kubelet gives needs no cluster DNS.
+            connection = replace(connection, server=server.url)
     except (OSError, ValueError, KeyError, kopf.LoginError) as error:
         raise NoClusterError(f"the credentials cannot be read: {error}") from error
     if connection is None:
@@ -123,17 +127,7 @@ async def _operate(options: OperatorSettings, api: KubernetesApi, pods: PodClien
     times = Times(options.lease_duration)
     election = Election(api, namespace, LEASE, identity, changed, times)
     recorder = Recorder(api, metrics, identity)
-    reconciler = Reconciler(
-        api=api,
-        cluster=cluster,
-        compiler=Compiler(api, options.settings, metrics, options.tiers),
-        writer=Writer(api, metrics, lambda: election.leading, recorder),
-        pods=pods,
-        metrics=metrics,
-        settings=options.settings,
-        watch_namespace=None if options.all_namespaces else namespace,
-        owner=await _owner(api, namespace, options.owner),
-    )
+    watch_namespace = None if options.all_namespaces else namespace
     async with contextlib.AsyncExitStack() as stack:
         port = await stack.enter_async_context(
             endpoints(
@@ -159,7 +153,18 @@ async def _operate(options: OperatorSettings, api: KubernetesApi, pods: PodClien
                 leading=lambda: election.leading,
             )
             clients.append(await stack.enter_async_context(reviewing))
-        await _wait_for_kinds(api, reconciler.watch_namespace)
+        await _wait_for_kinds(api, watch_namespace)
+        reconciler = Reconciler(
+            api=api,
+            cluster=cluster,
+            compiler=Compiler(api, options.settings, metrics, options.tiers),
+            writer=Writer(api, metrics, lambda: election.leading, recorder),
+            pods=pods,
+            metrics=metrics,
+            settings=options.settings,
+            watch_namespace=watch_namespace,
+            owner=await _owner(api, namespace, options.owner),
+        )
         background = [
             asyncio.create_task(election.run(), name="election"),
             asyncio.create_task(_lead(reconciler, leading), name="reconciler"),
@@ -188,7 +193,7 @@ async def _operate(options: OperatorSettings, api: KubernetesApi, pods: PodClien
 
 
 async def _wait_for_kinds(api: KubernetesApi, namespace: str | None) -> None:
-    """Wait until every kind can be listed: kopf looks only once which kinds there are."""
+    """Wait until the API server is there and lists every kind: kopf looks only once which kinds there are."""
     said = ""
     while True:
         try:
