@@ -40,7 +40,8 @@ RUN groupadd --gid 10001 postroad \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /var/lib/postroad --shell /usr/sbin/nologin postroad \
  && install -d -o 10001 -g 10001 -m 0700 /var/lib/postroad
 COPY --from=build /opt/postroad /opt/postroad
-ENV PATH=/opt/postroad/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+# With POSTROAD_STATE_DIR `kubectl exec POD -- postroad queue list` finds the tier of its pod.
+ENV PATH=/opt/postroad/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 POSTROAD_STATE_DIR=/var/lib/postroad
 USER 10001:10001
 WORKDIR /var/lib/postroad
 EXPOSE 2525 2587 2465 9925 9926

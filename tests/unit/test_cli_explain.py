@@ -166,7 +166,7 @@ def test_a_tier_s_served_configuration_is_asked_like_its_manifests(directory: Pa
     served = run("--state-dir", tmp_path / "state", *options, "--output", "json")
     assert "no tier runs with" in served.stderr
     assert json.loads(served.stdout) == explained(directory, *options)
-    (tmp_path / "state/run.json").write_text("{}")
+    (tmp_path / "state/run.json").write_text('{"control": "run/control.sock"}')
     assert run("--state-dir", tmp_path / "state", *options).stderr == ""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,20 +21,37 @@ class NoTierError(click.ClickException):
     exit_code = 2
 
 
+def default_state_dir() -> Path:
+    """Return ``$POSTROAD_STATE_DIR``, which the image sets for commands in a transport pod, else ``.postroad``."""
+    return Path(os.environ.get("POSTROAD_STATE_DIR") or ".postroad")
+
+
+def find_control_socket(state_dir: Path) -> str | None:
+    """Return the control socket of what runs with `state_dir`: a tier with its ``run.json``, or a pod. None: nothing.
+
+    The socket of a pod that was killed is still there: nobody answers on it.
+    """
+    try:
+        return str(json.loads((state_dir / RUN_FILE).read_text())["control"])
+    except (OSError, ValueError, KeyError):
+        from postroad_transport.supervisor.process import CONTROL_SOCKET, short_run_dir
+
+        socket = short_run_dir(state_dir) / CONTROL_SOCKET
+        return str(socket) if socket.exists() else None
+
+
 def control_socket(state_dir: Path) -> str:
-    """Return the control socket of the tier that runs with `state_dir`.
+    """Return the control socket of what runs with `state_dir`.
 
     Raises
     ------
     NoTierError
-        There is no ``run.json``: no tier runs there.
+        Nothing does.
     """
-    try:
-        return str(json.loads((state_dir / RUN_FILE).read_text())["control"])
-    except (OSError, ValueError, KeyError) as error:
-        raise NoTierError(
-            f"no tier runs with the state directory {state_dir} (no {RUN_FILE} there): start one with `postroad run`"
-        ) from error
+    found = find_control_socket(state_dir)
+    if found is None:
+        raise NoTierError(f"no tier runs with the state directory {state_dir}: start one with `postroad run`")
+    return found
 
 
 def call(socket: str, method: str, path: str, params: dict[str, str]) -> Any:
@@ -73,8 +91,8 @@ def control_options(group: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--state-dir",
             type=click.Path(path_type=Path),
-            default=Path(".postroad"),
-            show_default=True,
+            default=default_state_dir,
+            show_default=".postroad",
             help="State directory of the running tier.",
         ),
     ):

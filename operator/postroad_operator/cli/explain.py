@@ -15,7 +15,7 @@ from rich.table import Table
 
 from postroad_operator.cli.cluster import cluster_options, read_cluster
 from postroad_operator.cli.console import wide_console
-from postroad_operator.cli.control import RUN_FILE
+from postroad_operator.cli.control import default_state_dir, find_control_socket
 from postroad_operator.cli.load import REFUSED, compile_all, read_manifests, settings, tier_options
 from postroad_operator.compile import Compilation, Reason
 from postroad_operator.resources.scalars import octets
@@ -127,13 +127,13 @@ def explain(
         config, accounts = compilation.config, _accounts_of(compilation)
         issued = config.tier in found.published
     elif directory is None:
-        config, accounts = _served(state_dir or Path(".postroad"))
+        config, accounts = _served(state_dir or default_state_dir())
     else:
         compilation = _compiled(compile_all(read_manifests(directory), given), tier)
         config, accounts = compilation.config, _accounts_of(compilation)
         issued = False
     try:
-        scenario = _with_certificate(config, scenario, client_cert, tls_names, state_dir or Path(".postroad"))
+        scenario = _with_certificate(config, scenario, client_cert, tls_names, state_dir or default_state_dir())
         explanation = explain_message(config, scenario, accounts=accounts, certificates_issued=issued)
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
@@ -172,7 +172,7 @@ def _served(state_dir: Path) -> tuple[TierConfig, AccountsOf]:
         raise click.UsageError(
             f"no tier serves from {state_dir}: give DIRECTORY, or the right --state-dir"
         ) from error
-    if not (state_dir / RUN_FILE).exists():
+    if find_control_socket(state_dir) is None:
         click.echo(f"note: no tier runs with {state_dir}; this is what it served last", err=True)
     return config, accounts_in(served)
 

@@ -310,6 +310,10 @@ class Supervisor:
             await asyncio.to_thread(self._bans.close)
 
 
+#: Name of the control socket in the run directory.
+CONTROL_SOCKET = "control.sock"
+
+
 def short_run_dir(state_dir: Path) -> Path:
     """Return ``STATE/run`` where Unix socket names fit in it, else a private directory under the system's own."""
     candidate = state_dir.resolve() / "run"

@@ -14,7 +14,7 @@ from aiohttp import web
 from watchfiles import awatch
 
 from postroad_transport.supervisor.endpoints import application
-from postroad_transport.supervisor.process import ReloadRefusedError, Supervisor
+from postroad_transport.supervisor.process import CONTROL_SOCKET, ReloadRefusedError, Supervisor
 
 #: Milliseconds of quiet that end a burst of file changes, and the longest a burst may last.
 QUIET_MS = 100
@@ -45,7 +45,7 @@ async def serving(supervisor: Supervisor, *, host: str, port: int) -> AsyncItera
     private = web.AppRunner(application(supervisor, control=True), access_log=None)
     await public.setup()
     await private.setup()
-    control = supervisor.settings.run_dir / "control.sock"
+    control = supervisor.settings.run_dir / CONTROL_SOCKET
     try:
         supervisor.settings.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         site = web.TCPSite(public, host, port)
