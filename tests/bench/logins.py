@@ -3,7 +3,11 @@
     python -m tests.bench.logins
 
 Prints the latency of good logins without an attack, during one with the bans of a new connector, and during one with
-bans turned off. Each good login is by another user, so that none is answered from memory. This judges nothing.
+bans turned off; and the CPU seconds that the tier and the attacker used meanwhile. Each good login is by another
+user, so that none is answered from memory. This judges nothing.
+
+The attacker is a process of its own with the lowest priority: a real one has its own machine, so what its program
+costs must not slow the server down. What it makes the server do counts in full.
 """
 
 from __future__ import annotations
@@ -13,12 +17,16 @@ import asyncio
 import base64
 import contextlib
 import json
+import multiprocessing
+import os
+import resource
 import secrets
 import shutil
 import tempfile
 import time
 from collections import Counter
 from itertools import count
+from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median, quantiles
 
@@ -79,12 +87,17 @@ class Client:
         return await self.ask("AUTH PLAIN " + base64.b64encode(f"\0{user}\0{password}".encode()).decode())
 
 
+Timed = list[tuple[float, float]]
+"""When each good login began, in seconds from the first on, and the seconds from AUTH to its reply."""
+
+
 async def good(
     port: int, stop: asyncio.Event, numbers: count[int], options: argparse.Namespace
-) -> tuple[list[float], Counter[int]]:
-    """Log in now and then until `stop`; return the seconds that each took from AUTH to the reply, and the replies."""
-    latencies: list[float] = []
+) -> tuple[Timed, Counter[int]]:
+    """Log in now and then until `stop`; return when each began and what it took, and the replies."""
+    latencies: Timed = []
     replies: Counter[int] = Counter()
+    start = time.perf_counter()
 
     async def one(number: int) -> None:
         async with Client(port, f"127.7.200.{number % options.homes + 1}") as client:
@@ -94,7 +107,7 @@ async def good(
             await client.ask("EHLO good.example")
             begin = time.perf_counter()
             replies[await client.log_in(f"user{number % USERS}", "right")] += 1
-            latencies.append(time.perf_counter() - begin)
+            latencies.append((begin - start, time.perf_counter() - begin))
 
     tasks = []
     while not stop.is_set():
@@ -130,27 +143,42 @@ async def attack(port: int, attempts: int, addresses: int, parallel: int) -> Cou
     return replies
 
 
-def tell(name: str, latencies: list[float], replies: Counter[int]) -> None:
-    milliseconds = [1000 * seconds for seconds in latencies]
-    tenths = quantiles(milliseconds, n=20)
+def attacker(answer: Connection, port: int, options: argparse.Namespace) -> None:
+    """Attack, in a process with the lowest priority; send the replies, the seconds and the CPU seconds it took."""
+    os.nice(19)
+    begin = time.perf_counter()
+    replies = asyncio.run(attack(port, options.attempts, options.addresses, options.parallel))
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    answer.send((dict(replies), time.perf_counter() - begin, used.ru_utime + used.ru_stime))
+
+
+def tell(name: str, timed: Timed, replies: Counter[int], options: argparse.Namespace) -> None:
+    milliseconds = [1000 * seconds for _, seconds in timed]
     print(
-        f"{name}: {len(latencies)} good logins, median {median(milliseconds):.0f} ms, p95 {tenths[-1]:.0f} ms,"
-        f" most {max(milliseconds):.0f} ms, replies {dict(replies)}",
+        f"{name}: {len(timed)} good logins, median {median(milliseconds):.0f} ms,"
+        f" p95 {quantiles(milliseconds, n=20)[-1]:.0f} ms, most {max(milliseconds):.0f} ms, replies {dict(replies)}",
         flush=True,
     )
+    if options.each:
+        print("  " + " ".join(f"{begun:.0f}s:{1000 * seconds:.0f}" for begun, seconds in timed))
 
 
-async def measure(options: argparse.Namespace, port: int, numbers: count[int], name: str) -> None:
+async def measure(options: argparse.Namespace, server: Postroad, numbers: count[int], name: str) -> None:
     stop = asyncio.Event()
-    watching = asyncio.create_task(good(port, stop, numbers, options))
+    before, begin = server.cpu(), time.perf_counter()
+    watching = asyncio.create_task(good(server.port, stop, numbers, options))
     if name == "calm":
         await asyncio.sleep(options.calm)
     else:
-        begin = time.perf_counter()
-        replies = await attack(port, options.attempts, options.addresses, options.parallel)
-        print(f"{name}: attack over after {time.perf_counter() - begin:.0f} s, replies {dict(replies)}", flush=True)
+        answer, sender = multiprocessing.Pipe(duplex=False)
+        process = multiprocessing.get_context("spawn").Process(target=attacker, args=(sender, server.port, options))
+        process.start()
+        replies, seconds, used = await asyncio.to_thread(answer.recv)
+        process.join()
+        print(f"{name}: over after {seconds:.0f} s, replies {replies}, the attacker's CPU {used:.1f} s", flush=True)
     stop.set()
-    tell(name, *await watching)
+    tell(name, *await watching, options)
+    print(f"{name}: the tier's CPU {server.cpu() - before:.1f} s in {time.perf_counter() - begin:.0f} s", flush=True)
 
 
 def main() -> None:
@@ -162,6 +190,7 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=1.0, help="seconds between good logins")
     parser.add_argument("--homes", type=int, default=250, help="addresses that good logins come from, in turn")
     parser.add_argument("--calm", type=float, default=20.0, help="seconds without an attack")
+    parser.add_argument("--each", action="store_true", help="print the latency of each good login")
     parser.add_argument("--directory", default="/var/tmp")
     options = parser.parse_args()
     hashed = argon2.PasswordHasher(time_cost=2, memory_cost=19456, parallelism=1).hash("right")
@@ -173,9 +202,9 @@ def main() -> None:
             server.start()
             numbers = count()
             if not bans:
-                asyncio.run(measure(options, server.port, numbers, "calm"))
+                asyncio.run(measure(options, server, numbers, "calm"))
             name = "attack, bans off" if bans else "attack, bans as they are"
-            asyncio.run(measure(options, server.port, numbers, name))
+            asyncio.run(measure(options, server, numbers, name))
         finally:
             server.stop()
             shutil.rmtree(directory, ignore_errors=True)

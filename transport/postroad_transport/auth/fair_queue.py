@@ -24,7 +24,7 @@ from typing import NamedTuple
 #: Checks that may wait or run at once: at about 50 ms each, more would keep clients waiting for seconds.
 MAX_PENDING = 64
 #: Part of the time for which paced checks may run.
-SHARE = 0.125
+SHARE = 0.0625
 #: Seconds of running that paced checks can save up.
 BURST = 0.5
 #: Seconds that a paced check waits at most; the first in order gets its turn within them.

@@ -112,7 +112,9 @@ class LdapSource:
         self._config = config
         self._clock = clock
         self._lookups = Lookups("ldap", metrics)
-        queue = FairQueue(config.connections, most=MAX_PENDING, share=SHARE, burst=BURST)
+        # A guess is sent away before the time is up: that is no fault of the directory.
+        patience = config.timeout / 2
+        queue = FairQueue(config.connections, most=MAX_PENDING, share=SHARE, burst=BURST, patience=patience)
         self._gate = CheckGate("ldap", queue, metrics, clock=clock)
         self._servers = [_Server(partial(opener, server)) for server in config.servers]
         self._threads = ThreadPoolExecutor(config.connections, "ldap")
