@@ -147,6 +147,9 @@ class Events:
     def emit(self, event, **fields):
         self.records.append({"event": event, **{k: v for k, v in fields.items() if v is not None}})
 
+    def step(self, step):
+        self.records.append(msgspec.to_builtins(step))
+
     def of(self, *names):
         return [record for record in self.records if record["event"] in names]
 

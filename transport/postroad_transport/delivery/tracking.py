@@ -10,7 +10,7 @@ from postroad_transport.delivery.outcomes import Pair, alike
 from postroad_transport.delivery.scheduler import Destination, Scheduler
 from postroad_transport.message import Envelope, Recipient
 from postroad_transport.routing.table import Route
-from postroad_transport.telemetry.events import EventLog
+from postroad_transport.telemetry.events import EventLog, Routed, Sent
 from postroad_transport.telemetry.metrics import Metrics
 
 MAX_DESTINATIONS = 100
@@ -34,16 +34,18 @@ class Tracking:
     def __init__(self, metrics: Metrics, events: EventLog) -> None:
         self._metrics = metrics
         self._emit = events.emit
+        self._step = events.step
         self._connectors: dict[str, _Connector] = {}
 
     def routed(self, envelope: Envelope, recipients: Sequence[Recipient], route: Route) -> None:
         """Log where recipients will go."""
-        self._emit(
-            "ROUTE",
-            id=envelope.id,
-            recipients=[recipient.address for recipient in recipients],
-            connector=route.connector,
-            destination=route.destination,
+        self._step(
+            Routed(
+                id=envelope.id,
+                recipients=[recipient.address for recipient in recipients],
+                connector=route.connector,
+                destination=route.destination,
+            )
         )
 
     def delivered(self, envelope: Envelope, pairs: Sequence[Pair], route: Route, now: float) -> None:
@@ -57,17 +59,18 @@ class Tracking:
         for _ in pairs:
             meters.deliver_seconds.observe(seconds)
         for outcome, addresses in alike(pairs):
-            self._emit(
-                "SEND",
-                id=envelope.id,
-                recipients=addresses,
-                connector=route.connector,
-                destination=route.destination,
-                remote=outcome.remote or None,
-                tls=outcome.tls or None,
-                reply=outcome.reply,
-                size=envelope.size,
-                seconds=round(seconds, 6),
+            self._step(
+                Sent(
+                    id=envelope.id,
+                    recipients=addresses,
+                    connector=route.connector,
+                    destination=route.destination,
+                    remote=outcome.remote,
+                    tls=outcome.tls,
+                    reply=outcome.reply,
+                    size=envelope.size,
+                    seconds=int(seconds * 1e6) / 1e6,
+                )
             )
 
     def deferred(self, envelope: Envelope, pairs: Sequence[Pair], route: Route, next_attempt: float) -> None:

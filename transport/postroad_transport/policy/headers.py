@@ -123,6 +123,16 @@ class HeaderReport:
         """Whether some ``From`` or ``Sender`` field cannot be read as a list of mailboxes."""
         return self._parsed().malformed
 
+    def message_id(self) -> str | None:
+        """Return the value of the ``Message-ID`` field, where there is one on one line."""
+        start = self._lowered.find(b"\nmessage-id:")
+        if start < 0:
+            return None
+        begin = start + 11
+        end = self._block.find(b"\r\n", begin)
+        value = self._block[begin : end if end >= 0 else None].strip()[:998].decode("utf-8", "replace")
+        return value or None
+
     def _parsed(self) -> Originators:
         if self._originators is None:
             self._originators = parse_originators(self._block, self._lowered)

@@ -24,6 +24,7 @@ from postroad_transport.smtp.data import DataScanner, Fault, has_bare_line_end
 from postroad_transport.smtp.received import received_header, transmission_type
 from postroad_transport.smtp.transaction import TransactionVerbs
 from postroad_transport.spool.store import SpoolError, SpoolFullError
+from postroad_transport.telemetry.events import Received
 
 HARD_SIZE_LIMIT = 1 << 30
 """Bytes of a message that no permission lifts."""
@@ -159,14 +160,13 @@ class ContentVerbs(TransactionVerbs):
         except SpoolError as error:
             return self._not_kept(error)
         self._handing_over = True
-        commit.add_done_callback(partial(self._handed_over, envelope, chunks, content, report, began))
+        commit.add_done_callback(partial(self._handed_over, envelope, chunks, report, began))
         return b""
 
     def _handed_over(
         self,
         envelope: Envelope,
         chunks: Content,
-        content: bytearray,
         report: HeaderReport,
         began: float,
         commit: asyncio.Future[None],
@@ -174,7 +174,7 @@ class ContentVerbs(TransactionVerbs):
         """Deliver what was committed, and answer."""
         try:
             commit.result()
-            self._report(envelope, content, report)
+            self._report(envelope, report)
             self.serving.on_committed(envelope, chunks)
         except (Exception, asyncio.CancelledError) as error:
             reply = self._not_kept(error)
@@ -256,31 +256,20 @@ class ContentVerbs(TransactionVerbs):
         cipher = tls.cipher()
         return f"{tls.version()} {cipher[0]}" if cipher else str(tls.version())
 
-    def _report(self, envelope: Envelope, content: bytearray, report: HeaderReport) -> None:
+    def _report(self, envelope: Envelope, report: HeaderReport) -> None:
         facts = self.facts
-        self.serving.events.emit(
-            "RECEIVE",
-            id=envelope.id,
-            connector=envelope.connector,
-            client=envelope.client,
-            helo=facts.helo,
-            tls=self.session.ssl["ssl_object"].version() if facts.tls else None,
-            account=envelope.account or None,
-            sender=envelope.sender,
-            recipients=[recipient.address for recipient in envelope.recipients],
-            size=envelope.size,
-            message_id=message_id_header(content, report.header_end),
-            stripped=report.stripped or None,
+        self.serving.events.step(
+            Received(
+                id=envelope.id,
+                connector=envelope.connector,
+                client=envelope.client,
+                helo=facts.helo,
+                tls=self.session.ssl["ssl_object"].version() if facts.tls else None,
+                account=envelope.account,
+                sender=envelope.sender,
+                recipients=[recipient.address for recipient in envelope.recipients],
+                size=envelope.size,
+                message_id=report.message_id(),
+                stripped=report.stripped,
+            )
         )
-
-
-def message_id_header(content: bytearray, header_end: int) -> str | None:
-    """Return the value of the ``Message-ID:`` header, if there is one on one line."""
-    header = bytes(content[:header_end])
-    start = 0 if header[:11].lower() == b"message-id:" else header.lower().find(b"\r\nmessage-id:")
-    if start < 0:
-        return None
-    begin = header.index(b":", start) + 1
-    end = header.find(b"\r\n", begin)
-    value = header[begin : end if end >= 0 else None].strip()[:998].decode("utf-8", "replace")
-    return value or None

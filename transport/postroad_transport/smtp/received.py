@@ -21,9 +21,11 @@ def message_id(now: float, random_bits: int) -> str:
     random_bits : int
         40 random bits, which keep identifiers of one millisecond apart, also between workers and pods.
     """
-    number = (int(now * 1000) & (1 << 45) - 1) << 40 | random_bits & (1 << 40) - 1
-    pairs = [_PAIRS[number >> shift & 1023] for shift in range(70, -1, -10)]
-    return _ALPHABET[number >> 80] + "".join(pairs)
+    high, low, pairs = int(now * 1000) & (1 << 45) - 1, random_bits & (1 << 40) - 1, _PAIRS
+    return (
+        f"{_ALPHABET[high >> 40]}{pairs[high >> 30 & 1023]}{pairs[high >> 20 & 1023]}{pairs[high >> 10 & 1023]}"
+        f"{pairs[high & 1023]}{pairs[low >> 30]}{pairs[low >> 20 & 1023]}{pairs[low >> 10 & 1023]}{pairs[low & 1023]}"
+    )
 
 
 def address_literal(ip: str) -> str:

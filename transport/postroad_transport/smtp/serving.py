@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from secrets import randbits
+from random import Random
 
 from postroad_transport.auth.authenticator import Authenticator, build
 from postroad_transport.auth.ban_store import BanStore
@@ -140,7 +140,8 @@ class Serving:
     on_committed: OnCommitted
     crls: CrlStore = field(default_factory=CrlStore)
     clock: Callable[[], float] = time.time
-    random_bits: Callable[[int], int] = field(default=randbits)
+    random_bits: Callable[[int], int] = field(default=Random().getrandbits)  # noqa: S311 - no secret
+    """For identifiers, which need to differ; seeded by the system, with one system call instead of one each."""
     line_length_limit: int = 65_536
     """Bytes of a line in a message; 0: none."""
     minimum_rate: float = 100.0

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from postroad_transport.telemetry.tally import TallyCounter, TallyHistogram
+
 _LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _DELIVERY_LATENCY = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30, 120, 600, 3600, 14400, 86400)
 
@@ -96,13 +98,13 @@ class Metrics:
             ["direction", "principal", "result"],
             registry=r,
         )
-        self.messages_received = Counter(
+        self.messages_received = TallyCounter(
             "postroad_messages_received", "Messages that got a 250.", ["connector"], registry=r
         )
-        self.bytes_received = Counter(
+        self.bytes_received = TallyCounter(
             "postroad_received_bytes", "Bytes of messages that got a 250.", ["connector"], registry=r
         )
-        self.accept_seconds = Histogram(
+        self.accept_seconds = TallyHistogram(
             "postroad_accept_seconds",
             "From the last byte of a message to its 250.",
             ["connector"],
@@ -158,19 +160,19 @@ class Metrics:
             ["destination"],
             registry=r,
         )
-        self.deliveries = Counter(
+        self.deliveries = TallyCounter(
             "postroad_deliveries",
             "Delivery attempts by recipient; result is delivered, deferred, failed or expired.",
             ["connector", "result"],
             registry=r,
         )
-        self.bytes_sent = Counter(
+        self.bytes_sent = TallyCounter(
             "postroad_sent_bytes",
             "Bytes of message delivered, once a transaction.",
             ["connector"],
             registry=r,
         )
-        self.deliver_seconds = Histogram(
+        self.deliver_seconds = TallyHistogram(
             "postroad_deliver_seconds",
             "From accepting a message to delivering it, by recipient.",
             ["connector"],
