@@ -7,11 +7,13 @@ import json
 import logging
 from pathlib import Path
 
+import aiohttp
 import kopf
 import pytest
 
 from postroad_operator.compile import TierSettings
 from postroad_operator.handlers.service import OperatorSettings, log_in, operate
+from postroad_operator.publish import ApiError, KubernetesApi
 
 IN_POD = kopf.ConnectionInfo(server="https://kubernetes.default.svc", token="t")
 
@@ -47,6 +49,19 @@ def test_outside_of_a_pod_the_kubeconfig_says_where(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
     environment = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "443"}
     assert log_in(environment).server == "https://cluster.example:6443"
+
+
+async def test_an_api_server_that_says_nothing_is_told_by_the_name_of_the_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def request(*_arguments: object, **_options: object) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr(aiohttp.ClientSession, "request", request)
+    api = KubernetesApi(kopf.ConnectionInfo(server="http://127.0.0.1:1"))
+    with pytest.raises(ApiError, match="TimeoutError"):
+        await api.get("Deployment", "mail", "postroad")
+    await api.close()
 
 
 async def test_the_operator_waits_for_an_api_server_that_is_away(

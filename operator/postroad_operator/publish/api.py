@@ -151,7 +151,7 @@ class KubernetesApi:
             ) as response:
                 content = await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise ApiError(0, f"{method} {path}: {error or type(error).__name__}") from error
+            raise ApiError(0, f"{method} {path}: {str(error) or type(error).__name__}") from error
         if response.status >= 400:
             raise ApiError(response.status, f"{method} {path}: {response.status} {_reason(content)}")
         answer = json.loads(content)
