@@ -95,4 +95,4 @@ class PlainContent(tuple[Chunk, ...]):
 
 def content_size(content: Content) -> int:
     """Return the number of bytes in `content`."""
-    return sum(len(chunk) for chunk in content)
+    return sum(map(len, content))

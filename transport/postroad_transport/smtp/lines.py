@@ -36,7 +36,8 @@ class InputBuffer:
 
     def feed(self, data: bytes) -> None:
         """Add what was received."""
-        self._data = self._data[self._start :] + data if self._start < len(self._data) else data
+        start = self._start
+        self._data = self._data[start:] + data if start < len(self._data) else data
         self._start = 0
 
     def clear(self) -> None:
@@ -67,10 +68,13 @@ class InputBuffer:
         """
         while True:
             data, start = self._data, self._start
+            if start == len(data):
+                self._data, self._start = b"", 0
+                return None
             end = data.find(b"\r\n", start)
             if end < 0:
-                return self._incomplete(start, limit) if start < len(data) else None
-            self._advance(end + 2)
+                return self._incomplete(start, limit)
+            self._start = end + 2
             if self._skipping:
                 self._skipping = False
                 if not self._skip_answered:

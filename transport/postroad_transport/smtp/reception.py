@@ -139,7 +139,11 @@ class Reception(Exch50, AnonymousTls, PartnerVerbs):
 
     def data_received(self, data: bytes) -> None:
         """Take bytes; those of a refused connection go nowhere."""
-        if self._handler_coroutine is not None:
+        if self._between_commands and self._sink is None and not self._handing_over:
+            self._input.feed(data)
+            if not self._answer_at_once():
+                self._wake()
+        elif self._handler_coroutine is not None:
             super().data_received(data)
 
     def _input_arrived(self) -> None:

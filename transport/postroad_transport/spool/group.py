@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 from postroad_transport.spool.batch import Batch, Commit, Operation, Settle, Update
 from postroad_transport.spool.shard import Shard
 from postroad_transport.spool.store import SpoolError, SpoolFullError
+from postroad_transport.spool.thread import SpoolThread
 from postroad_transport.telemetry.events import EventLog
 from postroad_transport.telemetry.metrics import Metrics
 
@@ -45,7 +46,7 @@ class GroupWriter:
         self._events = events
         self._stall = stall
         self._loop = asyncio.get_running_loop()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="spool")
+        self._thread = SpoolThread()
         self._commits: deque[Commit] = deque()
         self._updates: deque[Update] = deque()
         self._settles: deque[Settle] = deque()
@@ -59,7 +60,7 @@ class GroupWriter:
 
     async def call(self, function: Callable[..., _T], *arguments: object) -> _T:
         """Run a method of the shard on its thread."""
-        return await self._loop.run_in_executor(self._thread, function, *arguments)
+        return await self._thread.call(function, *arguments)
 
     def future(self) -> asyncio.Future[None]:
         """Return a future for a new operation. Raises SpoolError while the disk stalls, and after the end."""
@@ -94,7 +95,7 @@ class GroupWriter:
             await self._idle
         self._closed = True
         await self.call(finish)
-        self._thread.shutdown(wait=False)
+        self._thread.stop()
 
     def _schedule_now(self) -> None:
         if self._running is not None or self._urgent:
@@ -113,13 +114,7 @@ class GroupWriter:
             return
         self._running = batch
         stall_timer = self._loop.call_later(self._stall, self._give_up)
-        task = self._loop.run_in_executor(self._thread, self._shard.apply, batch)
-
-        def finished(task: asyncio.Future[Mapping[Operation, SpoolError]]) -> None:
-            stall_timer.cancel()
-            self._finish(batch, task)
-
-        task.add_done_callback(finished)
+        self._thread.start(self._shard.apply, batch, ended=partial(self._finish, batch, stall_timer))
 
     def _take(self) -> Batch:
         batch = Batch()
@@ -137,12 +132,18 @@ class GroupWriter:
             batch.settles.append(self._settles.popleft())
         return batch
 
-    def _finish(self, batch: Batch, task: asyncio.Future[Mapping[Operation, SpoolError]]) -> None:
+    def _finish(
+        self,
+        batch: Batch,
+        stall_timer: asyncio.Handle,
+        failures: Mapping[Operation, SpoolError],
+        error: BaseException | None,
+    ) -> None:
+        stall_timer.cancel()
         self._running = None
         self._stalled = False
-        error = task.exception()
         failures = (
-            task.result()
+            failures
             if error is None
             else {operation: SpoolError(f"{type(error).__name__}: {error}") for operation in batch.operations()}
         )

@@ -11,7 +11,7 @@ _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _PROBE_BYTES = 64 * 1024
 
 
-def available(directory: Path) -> int:
+def available(directory: str) -> int:
     """Return the bytes that this process may still write to the file system of `directory`."""
     status = os.statvfs(directory)
     return status.f_bavail * status.f_frsize

@@ -74,6 +74,7 @@ class Shard:
 
     def __init__(self, path: Path, *, min_free_bytes: int, lock_timeout: float) -> None:
         self.path = path
+        self._directory = str(path.parent)
         self.bodies = BodyFiles(Path(f"{path}.bodies"))
         self._min_free_bytes = min_free_bytes
         self._lock_timeout = lock_timeout
@@ -129,7 +130,7 @@ class Shard:
     def write_body(self, seq: int, content: Content, size: int) -> None:
         """Write a body file durably; any thread may. Raises SpoolFullError or SpoolError, and nothing is left."""
         try:
-            if available(self.path.parent) < self._min_free_bytes + size:
+            if available(self._directory) < self._min_free_bytes + size:
                 raise SpoolFullError("the spool's file system has no room left")
             self.bodies.write(seq, content)
         except OSError as error:
@@ -236,7 +237,7 @@ class Shard:
         return SpoolError(f"{self.path}: {error}")
 
     def _check_commit_room(self, size: int) -> None:
-        room = available(self.path.parent)
+        room = available(self._directory)
         if room >= self._min_free_bytes + size:
             return
         # What settled messages left behind in the file is room too, or a queue that filled the disk would never
