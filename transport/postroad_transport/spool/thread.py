@@ -56,7 +56,7 @@ class SpoolThread:
             result, failure = None, None
             try:
                 result = function(*arguments)
-            except BaseException as error:  # noqa: BLE001 - it is told to whoever asked
+            except BaseException as error:
                 failure = error
             try:
                 self._loop.call_soon_threadsafe(ended, result, failure)
