@@ -1,8 +1,8 @@
 """Group commit: operations gather while the batch before them is being written.
 
 A batch is one transaction and one flush, on a thread of its own; its end is told to the event loop once. Under load
-batches grow by themselves, and an idle store commits at once. Everything here runs on the event loop but
-:meth:`Shard.apply`.
+batches grow by themselves, helped by a short wait (:mod:`.gathering`), and an idle store commits at once. Everything
+here runs on the event loop but :meth:`Shard.apply`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from functools import partial
 from typing import TypeVar
 
 from postroad_transport.spool.batch import Batch, Commit, Operation, Settle, Update
+from postroad_transport.spool.gathering import GATHER, Gathering
 from postroad_transport.spool.shard import Shard
 from postroad_transport.spool.store import SpoolError, SpoolFullError
 from postroad_transport.spool.thread import SpoolThread
@@ -53,6 +54,8 @@ class GroupWriter:
         self._running: Batch | None = None
         self._scheduled: asyncio.Handle | None = None
         self._urgent = False
+        self._waits = False
+        self._gathering = Gathering()
         self._stalled = False
         self._failing = ""
         self._idle: asyncio.Future[None] | None = None
@@ -73,6 +76,8 @@ class GroupWriter:
     def commit(self, operation: Commit) -> None:
         """Add a commit; its future tells the end."""
         self._commits.append(operation)
+        running = self._running
+        self._gathering.outstanding(len(self._commits) + (len(running.commits) if running is not None else 0))
         self._schedule_now()
 
     def update(self, operation: Update) -> None:
@@ -98,13 +103,16 @@ class GroupWriter:
         self._thread.stop()
 
     def _schedule_now(self) -> None:
-        if self._running is not None or self._urgent:
+        if self._running is not None:
+            return
+        gather = len(self._commits) < self._gathering.enough and not self._updates and self._idle is None
+        if self._urgent and (gather or not self._waits):
             return
         if self._scheduled is not None:
             self._scheduled.cancel()
+        self._urgent, self._waits = True, gather
         # Not at once: what else becomes ready in this turn of the loop belongs to the same batch.
-        self._urgent = True
-        self._scheduled = self._loop.call_soon(self._start)
+        self._scheduled = self._loop.call_later(GATHER, self._start) if gather else self._loop.call_soon(self._start)
 
     def _start(self) -> None:
         self._scheduled, self._urgent = None, False
@@ -112,6 +120,7 @@ class GroupWriter:
         if not batch:
             self._continue(batch_failed=False)
             return
+        self._gathering.batch_begins()
         self._running = batch
         stall_timer = self._loop.call_later(self._stall, self._give_up)
         self._thread.start(self._shard.apply, batch, ended=partial(self._finish, batch, stall_timer))
