@@ -143,18 +143,23 @@ class Connection:
             await self._resume_waiter
 
     async def _more_input(self) -> None:
-        """Send the collected replies, then wait for input. Raises Disconnected when there will be none."""
+        """Send the collected replies, then wait for input. Raises Disconnected when there will be none.
+
+        Returns without any now and then: the caller looks, and calls again.
+        """
         self._writer.flush_soon()
         if self._write_paused:
             await self._flushed()
-        if self._eof:
+            return  # what came in meanwhile wakes nobody any more
+        if self._eof and not self._handing_over:
             raise Disconnected
         self._resume_reading()
         self._waiter = self.loop.create_future()
         await self._waiter
 
     def _resume_reading(self) -> None:
-        if self._reading_paused and self.transport is not None:
+        # What comes in behind a message that is being handed over only waits.
+        if self._reading_paused and not self._handing_over and self.transport is not None:
             self._reading_paused = False
             self.transport.resume_reading()
 

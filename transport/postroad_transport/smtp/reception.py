@@ -139,15 +139,19 @@ class Reception(Exch50, AnonymousTls, PartnerVerbs):
 
     def data_received(self, data: bytes) -> None:
         """Take bytes; those of a refused connection go nowhere."""
-        if self._between_commands and self._sink is None and not self._handing_over:
+        if self._is_parked() and self._sink is None:
             self._input.feed(data)
             if not self._answer_at_once():
                 self._wake()
         elif self._handler_coroutine is not None:
             super().data_received(data)
 
+    def _is_parked(self) -> bool:
+        """Tell whether input may be answered without the coroutine. Once that is woken, the next command is its."""
+        return self._between_commands and self._waiter is not None and not self._handing_over
+
     def _input_arrived(self) -> None:
-        if self._between_commands and not self._handing_over:
+        if self._is_parked():
             scanner, self._scanner = self._scanner, None
             if scanner is not None:
                 self._end_content(scanner)
