@@ -584,6 +584,18 @@ async def test_client_that_does_not_read_its_replies_is_not_read_either(tier):
     writer.transport.abort()
 
 
+async def test_client_that_never_reads_its_replies_does_not_hold_the_connection(make_tier):
+    tier = await make_tier(connector(limits=ReceiveLimits(idle_timeout=0.2)))
+    _reader, writer = await asyncio.open_connection("127.0.0.1", tier.ports[0], limit=1)
+    writer.write(b"VRFY x\r\n" * 500_000)
+    while not len(tier.listeners.sessions):
+        await asyncio.sleep(0.001)
+    async with asyncio.timeout(10):
+        while len(tier.listeners.sessions):
+            await asyncio.sleep(0.01)
+    writer.transport.abort()
+
+
 # Reload.
 
 

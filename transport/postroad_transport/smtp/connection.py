@@ -185,6 +185,10 @@ class Connection:
     def _timeout_cb(self) -> None:
         """Close a connection that waits for its client in vain; bear with one that waits for us."""
         timer = self._timer
+        if self._writer.closed:
+            # The client does not read what is left to be sent, and so never comes to the end.
+            self.transport.abort()
+            return
         late = self.loop.time() >= timer.deadline
         waits_for_client = not self._handing_over and (self._waiter is not None or self._resume_waiter is not None)
         receiving = self._sink is not None and self._sink.fault is None
@@ -203,6 +207,8 @@ class Connection:
         if self.timeout_reply:
             self._writer.write(self.timeout_reply)
         self._writer.close()
+        self._timer.limit = inf
+        self._timer.start(self._timeout_duration)
 
     # TLS.
 
