@@ -191,6 +191,15 @@ async def test_close_finishes_what_was_handed_in(path: Path) -> None:
     await store.close()
 
 
+async def test_after_close_nothing_waits_for_an_answer(path: Path) -> None:
+    store = await open_store(path)
+    await store.commit(envelope("m"), [b"x"])
+    await store.close()
+    for call in (store.content("m"), store.get("m"), store.scan()):
+        with pytest.raises(SpoolError, match="closed"):
+            await asyncio.wait_for(call, 5)
+
+
 async def test_after_close_a_commit_is_refused(path: Path) -> None:
     store = await open_store(path)
     await store.close()

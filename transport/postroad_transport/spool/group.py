@@ -62,7 +62,9 @@ class GroupWriter:
         self._closed = False
 
     async def call(self, function: Callable[..., _T], *arguments: object) -> _T:
-        """Run a method of the shard on its thread."""
+        """Run a method of the shard on its thread. Raises what it raises, and SpoolError after the end."""
+        if self._closed:
+            raise SpoolError("the spool is closed")
         return await self._thread.call(function, *arguments)
 
     def future(self) -> asyncio.Future[None]:
@@ -99,7 +101,7 @@ class GroupWriter:
                 self._schedule_now()
             await self._idle
         self._closed = True
-        await self.call(finish)
+        await self._thread.call(finish)
         self._thread.stop()
 
     def _schedule_now(self) -> None:

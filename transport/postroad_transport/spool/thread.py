@@ -7,6 +7,7 @@ semaphore for each call, and a call for each batch of commits is many.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from queue import SimpleQueue
 from threading import Thread
@@ -52,13 +53,19 @@ class SpoolThread:
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
-            function, arguments, ended = job
-            result, failure = None, None
-            try:
-                result = function(*arguments)
-            except BaseException as error:
-                failure = error
-            try:
-                self._loop.call_soon_threadsafe(ended, result, failure)
-            except RuntimeError:  # the loop is closed: nobody is left to be told
-                return
+            self._do(*job)
+            del job  # or the last batch would be kept until the next one comes
+
+    def _do(
+        self,
+        function: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        ended: Callable[[Any, BaseException | None], None],
+    ) -> None:
+        result, failure = None, None
+        try:
+            result = function(*arguments)
+        except BaseException as error:
+            failure = error
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to be told
+            self._loop.call_soon_threadsafe(ended, result, failure)
