@@ -167,6 +167,19 @@ def test_who_waited_in_vain_is_no_further_behind_than_before():
     assert queue.next(PATIENCE) is again
 
 
+def test_a_stranger_sent_away_by_a_crowd_of_strangers_is_no_guesser_when_it_comes_again():
+    queue = FairQueue(1, most=3)
+    crowd = [queue.join(Origin(f"stranger {number}"), 0)[0] for number in range(3)]
+    sent, away = queue.join(STRANGER, 0)
+    assert away is sent
+    queue.leave(sent, None, 0)
+    for ticket in crowd:
+        queue.leave(ticket, False, CHECK)
+    again, _ = queue.join(STRANGER, CHECK)
+    assert queue.next(CHECK) is again
+    assert not again.paced
+
+
 def test_a_check_that_nobody_can_decide_counts_neither_as_right_nor_as_wrong():
     queue = FairQueue(1)
     for number in range(20):

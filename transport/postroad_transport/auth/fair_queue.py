@@ -126,6 +126,9 @@ class FairQueue:
             return ticket, None
         last = max(self._waiting, key=_order)
         self._waiting.remove(last)
+        if not _is_guess(last):  # a crowd of others like it does not make it one when it comes again
+            self._take_back(last.origin)
+            self._sort(last.origin.source)
         return ticket, last
 
     def next(self, now: float) -> Ticket | None:
