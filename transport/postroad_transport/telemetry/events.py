@@ -7,12 +7,15 @@ Never put a password, a key or a SASL response in an event.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
+
+log = logging.getLogger("postroad.events")
 
 _encoder = msgspec.json.Encoder()
 _encode = _encoder.encode
@@ -103,9 +106,20 @@ class EventLog:
     def flush(self) -> None:
         """Write what is buffered. A log that cannot be written never stops mail: the lines are dropped."""
         waiting, self._waiting = self._waiting, []
-        pending = memoryview(_encode_lines(waiting))
+        pending = memoryview(_lines(waiting))
         while pending:
             try:
                 pending = pending[os.write(self._fd, pending) :]
             except OSError:
                 return
+
+
+def _lines(events: list[Step | msgspec.Raw]) -> bytes:
+    try:
+        return _encode_lines(events)
+    except (ValueError, TypeError):
+        if len(events) == 1:
+            log.exception("an event cannot be encoded")
+            return b""
+        # It takes no other along, nor the session in which the log is flushed.
+        return b"".join(_lines([event]) for event in events)
