@@ -7,7 +7,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,9 @@ from postroad_transport.config.files import ConfigError, read_secret
 from postroad_transport.policy.certificate import select
 from postroad_transport.policy.direct_trust import check_anonymous_tls
 from postroad_transport.policy.verdict import Allow
+
+ROWS = 50
+"""Of each table; laying out thousands takes seconds, in which nothing else is answered."""
 
 _LOGIN = {AuthMechanism.BASIC_AUTH, AuthMechanism.BASIC_AUTH_REQUIRE_TLS}
 
@@ -84,10 +87,18 @@ def _unlisted(config: TierConfig) -> list[str]:
     return list(dict.fromkeys(known))
 
 
-def _receiving(config: TierConfig, addresses: tuple[str, ...], now: float) -> Table:
-    table = Table(title="Receiving", title_justify="left", box=None, header_style="bold", pad_edge=False)
-    for heading in ("CONNECTOR", "ADDRESS", "TLS", "LOGIN", "NAME", "CERTIFICATE"):
+def _table(title: str, headings: Sequence[str], rows: Sequence[tuple[str, ...]]) -> Group:
+    """Return the first rows, and how many more there are."""
+    table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    for heading in headings:
         table.add_column(heading, overflow="fold")
+    for row in rows[:ROWS]:
+        table.add_row(*row)
+    return Group(table, Text(f"and {len(rows) - ROWS:,} more")) if len(rows) > ROWS else Group(table)
+
+
+def _receiving(config: TierConfig, addresses: tuple[str, ...], now: float) -> Group:
+    rows: list[tuple[str, ...]] = []
     for connector in config.receive_connectors:
         selection = select(connector.fqdn, config.certificates, connector.auth_mechanisms, now=now)
         served = ", ".join(certificate.name for certificate in selection.presented) or "none"
@@ -101,14 +112,12 @@ def _receiving(config: TierConfig, addresses: tuple[str, ...], now: float) -> Ta
                     tls += ", required"
                 if isinstance(check_anonymous_tls(connector, config, binding.tls, tls=False), Allow):
                     tls += ", X-ANONYMOUSTLS"
-                table.add_row(connector.name, f"{address}:{binding.port}", tls, login, connector.fqdn, served)
-    return table
+                rows.append((connector.name, f"{address}:{binding.port}", tls, login, connector.fqdn, served))
+    return _table("Receiving", ("CONNECTOR", "ADDRESS", "TLS", "LOGIN", "NAME", "CERTIFICATE"), rows)
 
 
-def _delivering(config: TierConfig, state_dir: Path) -> Table:
-    table = Table(title="Delivering", title_justify="left", box=None, header_style="bold", pad_edge=False)
-    for heading in ("DOMAIN", "TYPE", "MAIL GOES TO"):
-        table.add_column(heading, overflow="fold")
+def _delivering(config: TierConfig, state_dir: Path) -> Group:
+    rows: list[tuple[str, ...]] = []
     for domain in config.accepted_domains:
         match domain.deliver:
             case _ if domain.alias_of:
@@ -121,15 +130,15 @@ def _delivering(config: TierConfig, state_dir: Path) -> Table:
                 target = f"SMTP {host}:{port}"
             case None:
                 target = "the matching send connector"
-        table.add_row(domain.domain, str(domain.type), target)
+        rows.append((domain.domain, str(domain.type), target))
     for connector in config.send_connectors:
         spaces = ", ".join(space.domain for space in connector.address_spaces)
         routing = connector.routing
         kind = type(routing).__name__
         hosts = getattr(routing, "hosts", None)
         where = ", ".join(f"{host.host}:{host.port}" for host in hosts) if hosts else kind
-        table.add_row(spaces, f"connector {connector.name}", f"{where}, TLS {_outbound_tls(connector)}")
-    return table
+        rows.append((spaces, f"connector {connector.name}", f"{where}, TLS {_outbound_tls(connector)}"))
+    return _table("Delivering", ("DOMAIN", "TYPE", "MAIL GOES TO"), rows)
 
 
 def _outbound_tls(connector: SendConnector) -> str:
