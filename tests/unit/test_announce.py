@@ -14,10 +14,10 @@ def _announced(domains: int, tmp_path) -> str:
     config = TierConfig(
         tier="mail/default",
         hostname="mail.example",
-        accepted_domains=[
+        accepted_domains=tuple(
             AcceptedDomain(source=f"AcceptedDomain/mail/d{n}", domain=f"d{n}.example", type=DomainType.EXTERNAL_RELAY)
             for n in range(domains)
-        ],
+        ),
     )
     console = Console(file=io.StringIO(), width=200)
     announce(
