@@ -11,7 +11,6 @@ import logging
 import re
 import ssl
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 from aiosmtpd.smtp import TLSSetupException
 
@@ -21,10 +20,9 @@ from postroad_transport.policy.session import SessionFacts
 from postroad_transport.policy.verdict import Refuse
 from postroad_transport.smtp import replies
 from postroad_transport.smtp.anonymous_tls import AnonymousTls
-from postroad_transport.smtp.connection import Disconnected, tls_facts
-from postroad_transport.smtp.data import DataScanner
+from postroad_transport.smtp.connection import tls_facts
+from postroad_transport.smtp.dispatch import Dispatch, Verb, VerbAtOnce
 from postroad_transport.smtp.exch50 import Exch50
-from postroad_transport.smtp.lines import Flaw
 from postroad_transport.smtp.partners import PartnerVerbs
 from postroad_transport.smtp.sessions import Sessions
 from postroad_transport.smtp.writer import ReplyWriter
@@ -32,12 +30,10 @@ from postroad_transport.tls.failures import refused_afterwards
 
 log = logging.getLogger("postroad.smtp")
 
-Verb = Callable[[Any, bytes], "bytes | Awaitable[bytes]"]
-
 _HELLO_NAME = re.compile(rb"\[?[A-Za-z0-9_](?:[A-Za-z0-9_.:-]{0,253})\]?").fullmatch
 
 
-class Reception(Exch50, AnonymousTls, PartnerVerbs):
+class Reception(Dispatch, Exch50, AnonymousTls, PartnerVerbs):
     """One session.
 
     Parameters
@@ -76,11 +72,8 @@ class Reception(Exch50, AnonymousTls, PartnerVerbs):
         self._peer = peer
         self._release = release
         self._admitted = False
-        self._certified = False
-        self._between_commands = False
-        self._line_due: bytes | None = None
-        self._scanner: DataScanner | None = None
-        self._errors = 0
+        self._verbs = VERBS
+        self._verbs_at_once = VERBS_AT_ONCE
         self._messages = 0
         self._failed_logins = 0
         self._reset_transaction()
@@ -119,7 +112,7 @@ class Reception(Exch50, AnonymousTls, PartnerVerbs):
             self._timer.limit = self.loop.time() + limits.total_timeout
         self._reset_timeout()
         if self.facts.tls:
-            self._certified = self.facts.client_certificate = bool(self._presented())
+            self._note_certificate()
             self._count_handshake()
         self._handler_coroutine = self.loop.create_task(self._handle_client())
 
@@ -137,28 +130,6 @@ class Reception(Exch50, AnonymousTls, PartnerVerbs):
                 self._sessions.tls_failed(self.connector.config.name, self.facts.remote_ip, error)
             self._sessions.remove(self, self.connector, self.facts.remote_ip)
 
-    def data_received(self, data: bytes) -> None:
-        """Take bytes; those of a refused connection go nowhere."""
-        if self._is_parked() and self._sink is None:
-            self._input.feed(data)
-            if not self._answer_at_once():
-                self._wake()
-        elif self._handler_coroutine is not None:
-            super().data_received(data)
-
-    def _is_parked(self) -> bool:
-        """Tell whether input may be answered without the coroutine. Once that is woken, the next command is its."""
-        return self._between_commands and self._waiter is not None and not self._handing_over
-
-    def _input_arrived(self) -> None:
-        if self._is_parked():
-            scanner, self._scanner = self._scanner, None
-            if scanner is not None:
-                self._end_content(scanner)
-            if self._answer_at_once():
-                return
-        self._wake()
-
     def abort(self) -> None:
         """End the session now, without a word."""
         if self.transport is not None:
@@ -167,130 +138,6 @@ class Reception(Exch50, AnonymousTls, PartnerVerbs):
     async def _greet(self) -> bool:
         self._writer.write(self.connector.greeting)
         return True
-
-    # Dispatch.
-
-    def _answer_at_once(self) -> bool:
-        """Answer what has come in without the coroutine, which costs as much as the answer to wake.
-
-        Return False where it must go on: a command that has to wait for something, an end, a client that does not
-        read its replies.
-        """
-        next_line = self._input.next_line
-        at_once = VERBS_OF_PARTNERS_AT_ONCE if self._certified else VERBS_AT_ONCE
-        while not (self._ending or self._write_paused or (self._stopping and not self._begun)):
-            if self._handing_over:
-                break
-            line = next_line(self.input_line_limit)
-            if line is None:
-                break
-            if isinstance(line, Flaw):
-                self._refuse_line(line)
-                continue
-            verb, _, argument = line.partition(b" ")
-            method = at_once.get(verb) or at_once.get(verb.upper())
-            if method is None:
-                self._line_due = line
-                return False
-            self._timer.postpone(self._timeout_duration)
-            try:
-                reply = method(self, argument)
-            except Exception as error:
-                reply = self._internal_error(error)
-            self._reply(reply)
-            if self._scanner is not None and not self._scan_what_came():
-                break
-        else:
-            return False
-        self._writer.flush_soon()
-        self._resume_reading()
-        return True
-
-    def _scan_what_came(self) -> bool:
-        """Give the input to the scanner that DATA has just set up; return whether the message was all there."""
-        scanner = self._scanner
-        rest = scanner.feed(self._input.take()) if scanner is not None and len(self._input) else None
-        if scanner is None or rest is None:
-            return False
-        self._sink = self._scanner = None
-        if rest:
-            self._input.feed(rest)
-        self._end_content(scanner)
-        return True
-
-    def _end_content(self, scanner: DataScanner) -> None:
-        try:
-            reply = self._content_received(scanner)
-        except Exception as error:
-            reply = self._internal_error(error)
-        self._reply(reply)
-
-    def _message_done(self, reply: bytes) -> None:
-        self._timer.postpone(self._timeout_duration)
-        self._reply(reply)
-        if not self._between_commands:
-            return
-        if not self._answer_at_once() or self._eof:
-            self._wake()
-
-    async def _converse(self) -> None:
-        while not self._ending:
-            if self._stopping and not self._begun:
-                self._writer.write(self.shutdown_reply)
-                return
-            line, self._line_due = self._line_due, None
-            if line is not None:
-                await self._run(line)
-            elif self._write_paused:
-                await self._flushed()
-            elif self._answer_at_once():
-                await self._more_commands()
-
-    async def _more_commands(self) -> None:
-        self._between_commands = True
-        try:
-            await self._more_input()
-        finally:
-            self._between_commands = False
-
-    async def _run(self, line: bytes) -> None:
-        try:
-            answer = self._answer(line)
-            reply = answer if isinstance(answer, bytes) else await answer
-        except (Disconnected, ConnectionResetError):
-            raise
-        except TLSSetupException as error:
-            self._tls_failed(error)
-            return
-        except Exception as error:
-            reply = self._internal_error(error)
-        self._reply(reply)
-
-    def _reply(self, reply: bytes) -> None:
-        if reply:
-            self._writer.write(reply)
-            if reply[0] == 0x35:  # "5"
-                self._count_error()
-
-    def _answer(self, line: bytes) -> bytes | Awaitable[bytes]:
-        self._timer.postpone(self._timeout_duration)
-        verb, _, argument = line.partition(b" ")
-        verbs = VERBS_OF_PARTNERS if self._certified else VERBS
-        method = verbs.get(verb) or verbs.get(verb.upper())
-        return replies.UNRECOGNIZED if method is None else method(self, argument)
-
-    def _refuse_line(self, flaw: Flaw) -> None:
-        super()._refuse_line(flaw)
-        self.refused("line", flaw.name.lower(), "500")
-        self._count_error()
-
-    def _count_error(self) -> None:
-        """Count one refused command; the count starts anew with each message taken."""
-        self._errors += 1
-        limit = self.connector.config.limits.errors
-        if limit and self._errors >= limit:
-            self._writer.write(replies.TOO_MANY_ERRORS)
-            self._ending = True
 
     def _internal_error(self, error: BaseException) -> bytes:
         log.error("SMTP session failed", exc_info=error)
@@ -376,9 +223,15 @@ class Reception(Exch50, AnonymousTls, PartnerVerbs):
             remote_ip=self.facts.remote_ip, local_port=self._port, tls=True, principals=self.connector.principals
         )
         self._reset_transaction()
-        self._certified = self.facts.client_certificate = bool(self._presented())
+        self._note_certificate()
         self._count_handshake()
         return b""
+
+    def _note_certificate(self) -> None:
+        """Look whether the client has shown a certificate: what it proves may have to be waited for."""
+        if self._presented():
+            self.facts.client_certificate = True
+            self._verbs, self._verbs_at_once = VERBS_OF_PARTNERS, VERBS_OF_PARTNERS_AT_ONCE
 
     def _count_handshake(self) -> None:
         version = self.transport.get_extra_info("ssl_object").version() or ""
@@ -420,7 +273,7 @@ class Reception(Exch50, AnonymousTls, PartnerVerbs):
         return replies.BYE
 
 
-VERBS_AT_ONCE: dict[bytes, Callable[[Any, bytes], bytes]] = {
+VERBS_AT_ONCE: dict[bytes, VerbAtOnce] = {
     b"EHLO": Reception.verb_ehlo,
     b"HELO": Reception.verb_helo,
     b"MAIL": Reception.verb_mail,

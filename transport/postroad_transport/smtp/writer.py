@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any, cast
+
+log = logging.getLogger("postroad.smtp")
 
 
 class Outbox:
@@ -26,8 +29,14 @@ class Outbox:
     def _send(self) -> None:
         due, self._due = self._due, []
         for writer in due:
-            if not writer.transport.is_closing():
-                writer.flush()
+            try:
+                if not writer.transport.is_closing():
+                    writer.flush()
+            except Exception:
+                # One connection's fault: the others' replies still leave.
+                log.exception("a reply could not be sent")
+                writer.closed = True
+                writer.transport.abort()
 
 
 class ReplyWriter:

@@ -101,8 +101,10 @@ class GroupWriter:
                 self._schedule_now()
             await self._idle
         self._closed = True
-        await self._thread.call(finish)
-        self._thread.stop()
+        try:
+            await self._thread.call(finish)
+        finally:
+            self._thread.stop()
 
     def _schedule_now(self) -> None:
         if self._running is not None:
