@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import smtplib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,7 +33,8 @@ class Organisation:
             assert result.returncode == 0, result.stderr
             assert "PRIVATE KEY" not in result.stdout
             target.manifests.put("subscription", yaml.safe_load(result.stdout))
-        wait_for(lambda: all(len(known(tier)) == 4 for tier in (self.hub, self.edge)), what="both subscriptions")
+        both = self.hub, self.edge
+        wait_for(lambda: all(len(known(tier)) == 4 and is_served(tier) for tier in both), what="both subscriptions")
 
     def from_alice(self, subject: str) -> None:
         with self.hub.submit() as client:
@@ -46,6 +48,12 @@ class Organisation:
 def known(tier: Tier) -> list[str]:
     config, _ = load(tier.state_dir / SERVED_DIRECTORY)
     return [server.thumbprint for server in config.direct_trust.servers]
+
+
+def is_served(tier: Tier) -> bool:
+    """Tell whether the workers serve what is written: they load it a moment later."""
+    _, digest = load(tier.state_dir / SERVED_DIRECTORY)
+    return bool(json.loads(tier.http("/configz"))["hash"] == digest)
 
 
 def presented(tier: Tier) -> str:
@@ -124,7 +132,7 @@ def test_mail_waits_for_the_subscription_and_then_goes_with_its_stamps(organisat
     hub.manifests.put(
         "subscription", document("AcceptedDomain", "unrelated", {"domain": "x.example", "type": "InternalRelay"})
     )
-    wait_for(lambda: len(known(hub)) == 2, what="the end of the subscription")
+    wait_for(lambda: len(known(hub)) == 2 and is_served(hub), what="the end of the subscription")
     organisation.from_alice("late")
     wait_for(lambda: hub.metric("postroad_queue_recipients") == 1, what="mail that waits")
     assert len(organisation.at_bob()) == 1
