@@ -102,7 +102,7 @@ async def turns(count: int) -> None:
 def session(tier: Tier, store: SlowStore) -> Wire:
     protocol = Reception(Sessions(replace(tier.serving, store=store)), 0)
     wire = Wire(protocol, store.rng)
-    protocol.connection_made(wire)  # type: ignore[arg-type]
+    protocol.connection_made(wire)  # type: ignore[arg-type]  # a stand-in for the transport
     return wire
 
 

@@ -31,7 +31,7 @@ class Desk:
     """Runs what the queue lets begin, each check for so many seconds, on a clock of its own."""
 
     def __init__(self, slots: int = 2, **limits: float) -> None:
-        self.queue = FairQueue(slots, **limits)  # type: ignore[arg-type]
+        self.queue = FairQueue(slots, **limits)  # type: ignore[arg-type]  # of several types
         self.now = 0.0
         self.running: list[tuple[float, Ticket, bool]] = []
         self.right: dict[Ticket, bool] = {}

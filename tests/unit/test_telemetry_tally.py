@@ -19,7 +19,7 @@ _BOUNDS = (0.001, 0.5, 1, 30)
 
 def _text(registry: CollectorRegistry) -> str:
     shown = CollectorRegistry()
-    shown.collect = lambda: exposed(snapshot(registry))  # type: ignore[method-assign]
+    shown.collect = lambda: exposed(snapshot(registry))  # type: ignore[method-assign]  # what is to be shown
     return generate_latest(shown).decode()
 
 
