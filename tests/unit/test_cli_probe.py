@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 from aiosmtpd.controller import Controller
 from click.testing import CliRunner, Result
 
+import postroad_operator.cli.probe
 from postroad_operator.cli.probe import deliveries, probe
 
 
@@ -109,6 +110,41 @@ def test_a_server_that_is_not_there_is_said_so() -> None:
     result = CliRunner().invoke(probe, ["127.0.0.1:1", "--to", "a@b.example"])
     assert result.exit_code == 1
     assert "not accepted" in result.output
+
+
+class Clock:
+    """Time that passes only while somebody sleeps."""
+
+    def __init__(self, then: Callable[[], None] = lambda: None) -> None:
+        self.now = 0.0
+        self.then = then
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.then()
+
+
+def test_a_server_that_begins_to_answer_while_it_is_waited_for_gets_the_message(
+    tier: Tier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = Controller(tier, hostname="127.0.0.1", port=free_port())
+    clock = Clock(late.start)
+    monkeypatch.setattr(postroad_operator.cli.probe, "time", clock)
+    result = CliRunner().invoke(probe, [f"127.0.0.1:{late.port}", "--to", "a@b.example", "--wait", "10"])
+    late.stop()
+    assert (result.exit_code, len(tier.messages)) == (0, 1)
+    assert 0 < clock.now < 10
+
+
+def test_a_server_that_never_answers_is_waited_for_no_longer_than_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(postroad_operator.cli.probe, "time", clock)
+    result = CliRunner().invoke(probe, ["127.0.0.1:1", "--to", "a@b.example", "--wait", "10"])
+    assert result.exit_code == 1
+    assert 10 <= clock.now < 11
 
 
 @pytest.mark.parametrize("server", ["nowhere", "host:", ":25", "host:0", "host:65536"])

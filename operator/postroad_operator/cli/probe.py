@@ -8,12 +8,16 @@ import ssl
 import time
 import urllib.request
 from collections import Counter
+from collections.abc import Callable
 from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import formatdate, make_msgid
 from pathlib import Path
+from typing import TypeVar
 
 import click
+
+Answer = TypeVar("Answer")
 
 _DELIVERIES = "postroad_deliveries_total"
 #: Seconds between looks at the metrics.
@@ -39,6 +43,8 @@ def _endpoint(_context: click.Context, _parameter: click.Parameter, value: str |
 @click.option("--password-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Its password.")
 @click.option("--metrics", callback=_endpoint, metavar="HOST:PORT",
               help="Of the tier's pods: wait until they have delivered the message.")  # fmt: skip
+@click.option("--wait", default=0.0, help="Seconds to try again while nothing answers: a network that goes by "
+              "policies hears of a new pod a moment after the pod has begun.")  # fmt: skip
 @click.option("--timeout", default=60.0, show_default=True, help="Seconds for all of it.")
 def probe(
     server: tuple[str, int],
@@ -49,6 +55,7 @@ def probe(
     user: str,
     password_file: Path | None,
     metrics: tuple[str, int] | None,
+    wait: float,
     timeout: float,
 ) -> None:
     """Send a test message to SERVER, HOST:PORT; with --metrics, wait for its delivery.
@@ -56,20 +63,23 @@ def probe(
     The metrics are those of every address that the name has. They count deliveries and do not name messages: on a
     tier with other traffic somebody else's delivery counts, too.
     """
-    deadline = time.monotonic() + timeout
+    began = time.monotonic()
+    deadline = began + timeout
     context = ssl.create_default_context(cafile=ca)
     if ca is None:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     login = (user, password_file.read_text().strip()) if user and password_file else None
     try:
-        before = _deliveries(metrics) if metrics else Counter[str]()
-        client = (
-            smtplib.SMTP_SSL(*server, timeout=timeout, context=context)
-            if implicit_tls
-            else smtplib.SMTP(*server, timeout=timeout)
-        )
-        with client:
+        before = _persist(lambda: _deliveries(metrics), began + wait) if metrics else Counter[str]()
+        with _persist(
+            lambda: (
+                smtplib.SMTP_SSL(*server, timeout=timeout, context=context)
+                if implicit_tls
+                else smtplib.SMTP(*server, timeout=timeout)
+            ),
+            began + wait,
+        ) as client:
             client.ehlo()
             if not implicit_tls and client.has_extn("starttls"):
                 client.starttls(context=context)
@@ -79,6 +89,17 @@ def probe(
     click.echo(f"accepted: {reply}")
     if metrics:
         click.echo(_wait(metrics, before, deadline))
+
+
+def _persist(ask: Callable[[], Answer], until: float) -> Answer:
+    """Ask until there is an answer, if only a refusal, or until then (monotonic seconds). Raises OSError."""
+    while True:
+        try:
+            return ask()
+        except OSError as error:
+            if isinstance(error, smtplib.SMTPResponseException) or time.monotonic() >= until:
+                raise
+        time.sleep(_LOOK)
 
 
 def deliveries(exposition: str) -> Counter[str]:
