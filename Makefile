@@ -62,7 +62,7 @@ kind: ## From nothing to a delivered message on a kind cluster (needs Docker)
 	@sh .ci/kind up
 
 e2e: kind ## The end-to-end tests on that cluster (needs Docker)
-	POSTROAD_KIND_CONTEXT=kind-postroad $(BIN)/python -m pytest tests/e2e/test_kind_cluster.py $(PYTEST_FLAGS)
+	POSTROAD_KIND_CONTEXT=kind-postroad $(BIN)/python -m pytest tests/e2e/test_kind_*.py $(PYTEST_FLAGS)
 
 lock: ## Resolve the dependencies into the lock files (UPGRADE=1 takes the newest)
 	@sh .ci/lock $(if $(UPGRADE),--upgrade)

@@ -4,44 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
-import shutil
 import smtplib
 import ssl
 import subprocess
 import time
 import uuid
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
+from kind_kit import CONTEXT, NAMESPACE, SELECTOR, kubectl, needs_kind, pods
 
-CONTEXT = os.environ.get("POSTROAD_KIND_CONTEXT", "")
-NAMESPACE = "mail"
-SELECTOR = "app.kubernetes.io/component=transport"
-
-pytestmark = pytest.mark.skipif(
-    not CONTEXT or shutil.which("kubectl") is None,
-    reason="NO KIND CLUSTER: make e2e makes one, where there is Docker; without it nothing runs under a kubelet",
-)
-
-
-def kubectl(*arguments: str, check: bool = True, stdin: str | None = None) -> str:
-    done = subprocess.run(
-        ["kubectl", "--context", CONTEXT, "--namespace", NAMESPACE, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=420,
-        input=stdin,
-        check=False,
-    )
-    assert done.returncode == 0 or not check, done.stderr
-    return done.stdout
-
-
-def pods() -> list[dict[str, Any]]:
-    return list(json.loads(kubectl("get", "pods", "--selector", SELECTOR, "--output", "json"))["items"])
+pytestmark = needs_kind
 
 
 def restarts() -> dict[str, int]:

@@ -303,6 +303,23 @@ def test_a_policy_that_names_clients_still_lets_the_tier_reach_itself() -> None:
     assert any("postroad.dev/tier" in peer.get("podSelector", {}).get("matchLabels", {}) for peer in first["from"])
 
 
+def test_servers_may_send_to_those_of_any_tier_in_the_cluster_on_their_pods_own_ports() -> None:
+    objects = documents(rendered("mail", *MATRIX["narrow policies"]))
+    (rule,) = [
+        rule for rule in objects["NetworkPolicy/pr-default"]["spec"]["egress"] if "namespaceSelector" in str(rule)
+    ]
+    assert [port["port"] for port in rule["ports"]] == [2525, 2587, 2465]
+    (peer,) = rule["to"]
+    assert peer["namespaceSelector"] == {}
+    template = objects["StatefulSet/pr-default"]["spec"]["template"]
+    assert peer["podSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+
+
+def test_the_test_waits_for_a_network_that_hears_of_its_pod_late() -> None:
+    (container,) = documents(rendered("mail"))["Pod/pr-test"]["spec"]["containers"]
+    assert "--wait=30" in container["args"]
+
+
 def test_default_connectors_expect_the_proxy_protocol_where_the_service_speaks_it() -> None:
     objects = documents(rendered("mail", *MATRIX["proxy protocol"]))
     bindings = [
