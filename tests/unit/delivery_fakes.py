@@ -42,7 +42,7 @@ class MemoryStore:
         self.envelopes[envelope.id] = msgspec.json.encode(envelope)
         self.contents[envelope.id] = b"".join(content)
 
-    async def settle(self, message_id):
+    def settle(self, message_id):
         self._do("settle", message_id)
         del self.envelopes[message_id], self.contents[message_id]
 

@@ -432,7 +432,7 @@ async def test_a_message_the_store_does_not_know_is_dropped_with_an_event():
     tier = Tier(cache_bytes=0)
     gate = tier.hop("there.test").gate = asyncio.Event()
     message_id = await tier.accept("bob@there.test")
-    await tier.store.settle(message_id)
+    tier.store.settle(message_id)
     tier.store.envelopes[message_id] = b""
     await turns()
     gate.set()

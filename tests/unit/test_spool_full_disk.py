@@ -77,7 +77,7 @@ async def test_a_queue_that_filled_the_disk_drains_and_takes_mail_again(small_di
     taken, refused = await fill(store, 30_000)
     assert refused
     for name in taken:
-        await store.settle(name)
+        store.settle(name)
     await asyncio.sleep(0)
     for number in range(20):
         await store.commit(envelope(f"again-{number}"), [bytes(30_000)])
@@ -99,7 +99,7 @@ async def test_messages_that_fit_survive_a_batch_that_does_not(
     assert await ids(store) == ["100000", "200", "300"]
     assert sample(metrics, "postroad_spool_failures_total", reason="full") == 1
 
-    await store.settle("100000")
+    store.settle("100000")
     await store.commit(envelope("in its place"), [bytes(100_000)])
     assert await ids(store) == ["200", "300", "in its place"]
     await store.close()
@@ -117,7 +117,7 @@ async def test_commits_stop_while_the_reserve_is_touched_and_settling_goes_on(
     with pytest.raises(SpoolFullError):
         await store.commit(envelope("refused"), [bytes(size)])
     await store.update(envelope("before", held=True))
-    await store.settle("before")
+    store.settle("before")
     free = 100 * MEGABYTE
     await store.commit(envelope("after"), [bytes(size)])
     await store.close()
@@ -129,7 +129,7 @@ async def test_commits_stop_while_the_reserve_is_touched_and_settling_goes_on(
 async def test_a_settlement_that_fails_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = await open_store(tmp_path / "worker-0.db")
     await store.commit(envelope("m"), [b"x"])
-    await store.settle("m")
+    store.settle("m")
     transact = Shard._transact
     failures = iter([OSError(28, "No space left on device")] * 2)
 

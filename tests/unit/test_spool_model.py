@@ -78,7 +78,7 @@ class StoreAgainstDictionary(RuleBasedStateMachine):
 
     @rule(message_id=consumes(messages))
     def settle(self, message_id: str) -> None:
-        self.run(self.store.settle(message_id))
+        self.store.settle(message_id)
         if message_id in self.model:
             self.settled_lately[message_id] = self.model.pop(message_id)
 

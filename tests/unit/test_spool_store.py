@@ -67,7 +67,7 @@ async def test_large_contents_are_files_and_small_ones_are_not(path: Path) -> No
     await store.commit(envelope("small"), [bytes(FILE_BYTES - 1)])
     await store.commit(envelope("large"), [bytes(FILE_BYTES)])
     assert len(body_files(path)) == 1
-    await store.settle("large")
+    store.settle("large")
     await store.close()
     assert body_files(path) == []
 
@@ -82,7 +82,7 @@ async def test_scan_gives_every_envelope_oldest_first(path: Path) -> None:
 async def test_a_settled_message_is_gone_at_once_and_for_good(path: Path) -> None:
     store = await open_store(path)
     await store.commit(envelope("m"), [b"x"])
-    await store.settle("m")
+    store.settle("m")
     assert await ids(store) == []
     for read in (store.get, store.content):
         with pytest.raises(KeyError):
@@ -97,7 +97,7 @@ async def test_a_settled_message_is_gone_at_once_and_for_good(path: Path) -> Non
 
 async def test_settling_an_unknown_message_is_no_error(path: Path) -> None:
     store = await open_store(path)
-    await store.settle("never seen")
+    store.settle("never seen")
     await store.close()
 
 
@@ -152,7 +152,7 @@ async def test_settlements_ride_on_the_next_commit(path: Path) -> None:
     store = await open_store(path, metrics=metrics)
     await asyncio.gather(*(store.commit(envelope(f"m{number}"), [b"x"]) for number in range(10)))
     for number in range(10):
-        await store.settle(f"m{number}")
+        store.settle(f"m{number}")
     await store.commit(envelope("next"), [b"x"])
     assert sample(metrics, "postroad_spool_commits_total") == 2
     await store.close()
@@ -172,7 +172,7 @@ async def test_settlements_without_company_are_written_after_a_short_while(
         written.set()
 
     monkeypatch.setattr(group.GroupWriter, "_finish", finished)
-    await store.settle("m")
+    store.settle("m")
     await asyncio.wait_for(written.wait(), 10)
     assert body_files(path) == []
     await store.close()
@@ -309,7 +309,7 @@ async def test_adopted_files_are_listed_read_updated_and_settled_but_not_written
     assert await ids(store) == ["m2", "m1", "m0"]
     assert await store.content("m2") == b"content 2"
     await store.update(envelope("m1", held=True))
-    await store.settle("m2")
+    store.settle("m2")
     await store.commit(envelope("new"), [b"x"])
     await store.close()
     assert not paths[2].exists()
@@ -476,10 +476,10 @@ async def test_the_log_and_an_emptied_file_do_not_keep_growing(path: Path) -> No
             )
             if burst:
                 for one in range(10):
-                    await store.settle(f"{burst}-{number}-{one}")
+                    store.settle(f"{burst}-{number}-{one}")
     assert Path(f"{path}-wal").stat().st_size < 16 * 1024 * 1024
     for number in range(30):
         for one in range(10):
-            await store.settle(f"0-{number}-{one}")
+            store.settle(f"0-{number}-{one}")
     await store.close()
     assert path.stat().st_size < 64 * 1024 * 1024

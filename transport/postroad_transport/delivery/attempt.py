@@ -54,18 +54,15 @@ class Attempts:
     async def handle(self, entry: Entry) -> None:
         """Attempt delivery, or look at what is overdue. Never raises but for cancellation."""
         try:
-            await self._handle(entry)
+            message = self._ledger.messages[entry.envelope.id]
+            if message.deleted:
+                await self._ledger.finish(message, entry)
+            elif entry.attempting:
+                await self._attempt(entry, message)
+            else:
+                await self._look_at_overdue(entry, message)
         except Exception as error:
             self._crashed(entry, error)
-
-    async def _handle(self, entry: Entry) -> None:
-        message = self._ledger.messages[entry.envelope.id]
-        if message.deleted:
-            await self._ledger.finish(message, entry)
-        elif entry.attempting:
-            await self._attempt(entry, message)
-        else:
-            await self._look_at_overdue(entry, message)
 
     async def _attempt(self, entry: Entry, message: QueuedMessage) -> None:
         envelope, route = entry.envelope, entry.destination.route

@@ -102,7 +102,7 @@ class Ledger:
             else:
                 self.messages.pop(message_id, None)
                 self.contents.drop(message_id)
-                await self._store.settle(message_id)
+                self._store.settle(message_id)
         except Exception as error:
             self.unsaved[message_id] = message
             self.tracking.error(message_id, "save", error)

@@ -202,10 +202,9 @@ class Scheduler:
                 destination.paced_until = now + destination.interval
                 if destination.ready_count:
                     self._timer(destination.paced_until, destination)
-            if destination.can_work(now):
+            destination.in_turn = destination.ready_count > 0 and destination.can_work(now)
+            if destination.in_turn:
                 turns.append(destination)
-            else:
-                destination.in_turn = False
             return entry
         return None
 
@@ -342,12 +341,12 @@ class Scheduler:
 
     def _offer(self, destination: Destination, now: float) -> None:
         """Let a destination take turns if it can work; otherwise see to it that its time comes."""
-        if destination.in_turn:
+        if destination.in_turn or not destination.ready_count:
             return
         if destination.can_work(now):
             destination.in_turn = True
             self._turns.append(destination)
-        elif destination.interval and destination.ready_count and now < destination.paced_until:
+        elif destination.interval and now < destination.paced_until:
             self._timer(destination.paced_until, destination)
 
     def _timer(self, moment: float, subject: Entry | Destination) -> None:

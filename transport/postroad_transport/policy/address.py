@@ -118,9 +118,10 @@ def parse_reverse_path(argument: bytes, *, smtputf8: bool) -> tuple[Mailbox | No
     AddressSyntaxError
         The argument does not start with a path.
     """
-    if argument.startswith(b"<>", start := _skip_blanks(argument)):
+    start = _skip_blanks(argument)
+    if argument.startswith(b"<>", start):
         return None, _rest(argument, start + 2)
-    mailbox, rest = _parse_path(argument, smtputf8)
+    mailbox, rest = _parse_path(argument, start, smtputf8)
     if not mailbox.domain:
         raise AddressSyntaxError("Sender address needs a domain")
     return mailbox, rest
@@ -132,7 +133,7 @@ def parse_forward_path(argument: bytes, *, smtputf8: bool) -> tuple[Mailbox, byt
     ``<postmaster>``, in any case, is the one mailbox that needs no domain (RFC 5321 4.5.1). Parameters,
     result and errors are those of `parse_reverse_path`, but that there is always a mailbox.
     """
-    mailbox, rest = _parse_path(argument, smtputf8)
+    mailbox, rest = _parse_path(argument, _skip_blanks(argument), smtputf8)
     if not mailbox.domain and mailbox.local.lower() != "postmaster":
         raise AddressSyntaxError("Recipient address needs a domain")
     return mailbox, rest
@@ -199,8 +200,7 @@ def _rest(argument: bytes, end: int) -> bytes:
     return argument[end:]
 
 
-def _parse_path(argument: bytes, smtputf8: bool) -> tuple[Mailbox, bytes]:
-    start = _skip_blanks(argument)
+def _parse_path(argument: bytes, start: int, smtputf8: bool) -> tuple[Mailbox, bytes]:
     match = _match_path if argument.startswith(b"<", start) else _match_bare_path
     found = match(argument, start, start + PATH_OCTETS)
     if found is None:

@@ -285,6 +285,7 @@ def _domain_secured_mark(domain: str) -> bytes:
     return f"X-MS-Exchange-Organization-AuthDomain: {domain}\r\n".encode("ascii", "replace") if domain else b""
 
 
+@lru_cache(maxsize=1024)
 def _session_auth_as(principals: frozenset[str]) -> str:
     """An edge server vouches for nothing but the stamps it sends; without one its message is anonymous."""
     if not principals.isdisjoint(_INTERNAL):

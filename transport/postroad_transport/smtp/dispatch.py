@@ -41,9 +41,14 @@ class Dispatch(ContentVerbs):
 
     def data_received(self, data: bytes) -> None:
         """Take bytes; those of a refused connection go nowhere."""
-        if self._is_parked() and self._sink is None:
-            self._input.feed(data)
-            if not self._answer_at_once():
+        if self._sink is None and self._is_parked():
+            line = self._input.lone_line(data, self.input_line_limit)
+            if line is None or self._is_over():
+                self._input.feed(data)
+                answered = self._answer_at_once()
+            elif answered := self._answer_line(line) and not self._ending:
+                self._writer.flush_soon()
+            if not answered:
                 self._wake()
         elif self._handler_coroutine is not None:
             super().data_received(data)
@@ -67,34 +72,43 @@ class Dispatch(ContentVerbs):
         Return False where it must go on: a command that has to wait for something, an end, a client that does not
         read its replies.
         """
-        next_line = self._input.next_line
-        at_once = self._verbs_at_once
-        while not (self._ending or self._write_paused or (self._stopping and not self._begun)):
+        while not self._is_over():
             if self._handing_over:
                 break
-            line = next_line(self.input_line_limit)
+            line = self._input.next_line(self.input_line_limit)
             if line is None:
                 break
             if isinstance(line, Flaw):
                 self._refuse_line(line)
                 continue
-            verb, _, argument = line.partition(b" ")
-            method = at_once.get(verb) or at_once.get(verb.upper())
-            if method is None:
-                self._line_due = line
+            if not self._answer_line(line):
                 return False
-            self._timer.postpone(self._timeout_duration)
-            try:
-                reply = method(self, argument)
-            except Exception as error:
-                reply = self._internal_error(error)
-            self._reply(reply)
             if self._scanner is not None and not self._scan_what_came():
                 break
         else:
             return False
         self._writer.flush_soon()
         self._resume_reading()
+        return True
+
+    def _is_over(self) -> bool:
+        """Tell whether no command is to be answered now: the session ends, or the client does not read."""
+        return self._ending or self._write_paused or (self._stopping and not self._begun)
+
+    def _answer_line(self, line: bytes) -> bool:
+        """Answer one command; leave it to the coroutine, and return False, where it has to wait for something."""
+        verb, _, argument = line.partition(b" ")
+        at_once = self._verbs_at_once
+        method = at_once.get(verb) or at_once.get(verb.upper())
+        if method is None:
+            self._line_due = line
+            return False
+        self._timer.postpone(self._timeout_duration)
+        try:
+            reply = method(self, argument)
+        except Exception as error:
+            reply = self._internal_error(error)
+        self._reply(reply)
         return True
 
     def _scan_what_came(self) -> bool:

@@ -40,6 +40,16 @@ class InputBuffer:
         self._data = self._data[start:] + data if start < len(self._data) else data
         self._start = 0
 
+    def lone_line(self, data: bytes, limit: int) -> bytes | None:
+        """Return `data` without its CRLF where it is one good line and nothing waits before it, else None: feed it.
+
+        So does a client write that waits for each reply, and what never enters the buffer need not be taken out.
+        """
+        end = len(data) - 2
+        if end > limit or data.find(b"\n") != end + 1 or data.find(b"\r") != end:
+            return None
+        return data[:end] if self._start == len(self._data) and not self._skipping else None
+
     def clear(self) -> None:
         """Forget everything: what came in clear before a TLS handshake (RFC 3207 section 4.2)."""
         self._data = b""

@@ -21,10 +21,19 @@ def message_id(now: float, random_bits: int) -> str:
     random_bits : int
         40 random bits, which keep identifiers of one millisecond apart, also between workers and pods.
     """
-    high, low, pairs = int(now * 1000) & (1 << 45) - 1, random_bits & (1 << 40) - 1, _PAIRS
+    low, pairs = random_bits & (1 << 40) - 1, _PAIRS
+    return (
+        f"{_moment(int(now * 1000))}"
+        f"{pairs[low >> 30]}{pairs[low >> 20 & 1023]}{pairs[low >> 10 & 1023]}{pairs[low & 1023]}"
+    )
+
+
+@lru_cache(maxsize=4)
+def _moment(milliseconds: int) -> str:
+    high, pairs = milliseconds & (1 << 45) - 1, _PAIRS
     return (
         f"{_ALPHABET[high >> 40]}{pairs[high >> 30 & 1023]}{pairs[high >> 20 & 1023]}{pairs[high >> 10 & 1023]}"
-        f"{pairs[high & 1023]}{pairs[low >> 30]}{pairs[low >> 20 & 1023]}{pairs[low >> 10 & 1023]}{pairs[low & 1023]}"
+        f"{pairs[high & 1023]}"
     )
 
 

@@ -56,10 +56,8 @@ class ReplyWriter:
     def flush(self) -> None:
         """Hand the group to the transport, in one write."""
         pending = self._pending
-        if not pending:
-            return
-        if not self.closed:
-            self.transport.write(pending[0] if len(pending) == 1 else b"".join(pending))
+        if pending and not self.closed:
+            self.transport.write(b"".join(pending))
         pending.clear()
 
     def flush_soon(self) -> None:

@@ -139,7 +139,7 @@ class SqliteStore:
         except asyncio.CancelledError:
             if not future.cancelled() and future.exception() is None:
                 # Stored, but its caller was cancelled before it could know.
-                await self.settle(envelope.id)
+                self.settle(envelope.id)
             raise
 
     def _committed(self, message_id: str, seq: int, size: int, future: asyncio.Future[None]) -> None:
@@ -150,7 +150,7 @@ class SqliteStore:
         if not future.cancelled() and future.exception() is None:
             self._seq_by_id[message_id] = seq
 
-    async def settle(self, message_id: str) -> None:
+    def settle(self, message_id: str) -> None:
         """Forget a message. Durable a moment later; a crash before that delivers it once more."""
         seq = self._seq_by_id.pop(message_id, None)
         if seq is not None:
@@ -159,7 +159,7 @@ class SqliteStore:
             self._writer.settle(Settle(seq, in_file))
             return
         for store in self._adopted:
-            await store.settle(message_id)
+            store.settle(message_id)
 
     async def update(self, envelope: Envelope) -> None:
         """Replace the stored envelope, durably.

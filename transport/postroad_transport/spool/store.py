@@ -47,7 +47,7 @@ class Store(Protocol):
             Any other failure. In both cases nothing of the message is kept.
         """
 
-    async def settle(self, message_id: str) -> None:
+    def settle(self, message_id: str) -> None:
         """Forget a message: every recipient is delivered or failed. It may ride on a later transaction."""
 
     async def update(self, envelope: Envelope) -> None:
