@@ -170,7 +170,7 @@ class Floor:
 
 @dataclass
 class Postroad:
-    """The tier, as ``postroad run`` starts it. To accept only, a drop connector takes every message."""
+    """The tier, as ``postroad run`` starts it. To accept only, its send connector is suspended: every message waits."""
 
     directory: Path
     relay_to: int | None
@@ -215,7 +215,8 @@ class Postroad:
         return cpu_seconds(self._process.pid)
 
     def reset(self) -> None:
-        pass
+        command = [*self.command.split(), "queue", "--state-dir", str(self.directory / "state"), "delete", "--all"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
     def stop(self) -> None:
         stop(self._process)

@@ -188,6 +188,41 @@ def test_a_dead_next_hop_defers_and_the_queue_command_shows_holds_and_retries(
     assert "no message" in tier.command(*at, "delete", identifier).stderr
 
 
+def test_mail_for_a_suspended_connector_waits_until_it_is_let_go_on(
+    manifests: Manifests, start_tier: Callable[..., Tier]
+) -> None:
+    with mail_sink() as sink:
+        manifests.smart_host(sink.port, suspend=True)
+        tier = start_tier(manifests)
+        with tier.submit() as client:
+            client.send_message(letter("later", recipient="bob@far.example"))
+        at = ["queue", "--state-dir", str(tier.state_dir)]
+        listed = wait_for(lambda: tier.command(*at, "list", "--state", "suspended").stdout, what="the message")
+        assert "bob@far.example" in listed
+        assert not sink.recipients
+        manifests.smart_host(sink.port)
+        wait_for(lambda: sink.recipients["bob@far.example"], what="the message")
+    wait_for(lambda: tier.metric("postroad_queue_recipients") == 0, what="an empty queue")
+
+
+def test_a_whole_destination_is_deleted_and_its_senders_told(
+    manifests: Manifests, start_tier: Callable[..., Tier]
+) -> None:
+    manifests.smart_host(free_port(), suspend=True)
+    tier = start_tier(manifests)
+    with tier.submit() as client:
+        for number in range(3):
+            client.send_message(letter(f"unwanted {number}", recipient=f"bob{number}@far.example"))
+    wait_for(lambda: tier.metric("postroad_queue_recipients") == 3, what="three messages")
+    at = ["queue", "--state-dir", str(tier.state_dir)]
+    assert "name a message" in tier.command(*at, "delete").stderr
+    assert "0 message" in tier.command(*at, "delete", "--destination", "smarthost:other").stdout
+    assert "3 message" in tier.command(*at, "delete", "--destination", "smarthost:outbound", "--notify").stdout
+    notices = wait_for(lambda: (found := tier.mailbox()) and len(found) == 3 and found, what="three notices")
+    assert all(b"Action: failed" in notice for notice in notices)
+    wait_for(lambda: tier.metric("postroad_queue_recipients") == 0, what="an empty queue")
+
+
 def test_a_refused_recipient_comes_back_as_a_failure_notice(
     manifests: Manifests, start_tier: Callable[..., Tier]
 ) -> None:

@@ -157,7 +157,8 @@ class Events:
 class Table:
     """Routes a domain to the destination ``fake:DOMAIN``, unless `routes` says otherwise."""
 
-    def __init__(self, routes=None, *, policy=None, limits=None):
+    def __init__(self, routes=None, *, policy=None, limits=None, suspend=False):
+        self.suspend = suspend
         self.routes = routes or {}
         self.policy = policy or RetryPolicy()
         self.limits = limits or SendLimits()
@@ -167,10 +168,12 @@ class Table:
             return Unroutable(Reply(550, "5.4.4", "No route"))
         if domain == "later.test":
             return Unroutable(Reply(451, "4.4.4", "No route yet"))
-        return make_route(self.routes.get(domain, f"fake:{domain}"), policy=self.policy, limits=self.limits)
+        return make_route(
+            self.routes.get(domain, f"fake:{domain}"), policy=self.policy, limits=self.limits, suspend=self.suspend
+        )
 
 
-def make_route(destination, *, policy=None, limits=None, target=None):
+def make_route(destination, *, policy=None, limits=None, target=None, suspend=False):
     connector = SendConnector(
         name="out",
         source="SendConnector/test/out",
@@ -179,6 +182,7 @@ def make_route(destination, *, policy=None, limits=None, target=None):
         fqdn="mx.test",
         limits=limits or SendLimits(),
         retry=policy or RetryPolicy(),
+        suspend=suspend,
     )
     return Route("out", destination, target or Drop(), connector, connector.retry)
 

@@ -94,6 +94,12 @@ def test_missing_credentials_are_refused(objects: Any) -> None:
     assert result.message.startswith("spec.authSecretRef: ")
 
 
+def test_a_suspended_connector_is_served_with_a_warning() -> None:
+    result = compiled(sconn(suspend=True))
+    assert only(result).suspend
+    assert warned(result, "s", "spec.suspend: ")
+
+
 def test_a_disabled_connector_is_accepted_and_not_served() -> None:
     result = compiled(sconn(enabled=False))
     assert reasons(result) == {"s": Reason.DISABLED}

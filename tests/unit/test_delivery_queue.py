@@ -586,6 +586,31 @@ async def test_a_reload_that_changes_how_a_dead_destination_is_reached_tries_at_
     assert not tier.store.envelopes
 
 
+async def test_mail_for_a_suspended_connector_waits_and_goes_when_a_reload_lets_it():
+    tier = Tier()
+    tier.queue.reload(Table(suspend=True), tier.hop_for)
+    message_id = await tier.send("bob@there.test")
+    assert await tier.queue.admin.retry(message_id=message_id) == 1
+    await turns()
+    assert not tier.hop("there.test").attempts
+    [listed] = await tier.queue.admin.list(state="suspended")
+    assert listed["id"] == message_id
+    assert "suspended" in listed["recipients"][0]["reply"]
+    tier.queue.reload(Table(), tier.hop_for)
+    await turns()
+    assert not tier.store.envelopes
+    assert len(tier.hop("there.test").attempts) == 1
+
+
+async def test_mail_for_a_suspended_connector_expires_with_a_notice_that_says_so():
+    tier = Tier(policy=RetryPolicy(schedule=(100,), expiration=1000, delay_notification=0))
+    tier.queue.reload(Table(suspend=True, policy=tier.table.policy), tier.hop_for)
+    await tier.send("bob@there.test", sender="ann@here.test")
+    await tier.clock.advance(2000)
+    [failed] = tier.events.of("EXPIRE")
+    assert failed["reply"] == "451 4.3.2 The send connector is suspended"
+
+
 async def test_a_reload_that_changes_nothing_leaves_a_dead_destination_alone():
     tier = Tier()
     tier.hop("dead.test").default = DEAD

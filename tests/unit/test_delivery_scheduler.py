@@ -31,6 +31,10 @@ class Line:
         self.routes = {}
         self.count = 0
 
+    def suspend(self, key="a", now=START, *, suspend=True):
+        self.routes[key] = make_route(key, limits=self.limits, suspend=suspend)
+        return self.scheduler.destination(key, self.routes[key], now)
+
     def add(self, key="a", now=START, *, deadline=FAR, next_attempt=0.0, held=False, received_at=None):
         route = self.routes.setdefault(key, make_route(key, limits=self.limits))
         self.count += 1
@@ -186,6 +190,36 @@ def test_overdue_entries_are_handed_out_although_their_destination_is_dead():
     assert len(overdue) == 3
     assert line.scheduler.advance(START + 101) == []
     assert line.take_all(START + 20_000) == []
+
+
+def test_a_suspended_destination_hands_nothing_out_until_it_goes_on():
+    line = Line()
+    line.add()
+    line.add("b")
+    assert line.suspend().reply
+    line.add()
+    [other] = line.take_all()
+    assert other.destination.key == "b"
+    assert line.suspend(now=START + 1, suspend=False).reply == ""
+    assert len(line.take_all(START + 1)) == 2
+
+
+def test_a_suspended_destination_is_not_probed_either():
+    line = Line()
+    line.add()
+    [entry] = line.take_all()
+    line.fail(entry, START, 10)
+    line.suspend()
+    line.scheduler.advance(START + 20)
+    assert line.take_all(START + 20) == []
+
+
+def test_what_waits_for_a_suspended_destination_is_handed_out_when_overdue():
+    line = Line()
+    line.suspend()
+    entry = line.add(deadline=START + 100)
+    assert line.scheduler.advance(START + 100) == [entry]
+    assert not entry.attempting
 
 
 def test_rate_limits_pace_a_destination():

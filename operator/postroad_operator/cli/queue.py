@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -33,7 +34,7 @@ def queue(context: click.Context, state_dir: Path, control: str) -> None:
 @click.option("--destination", default="", help="Only this destination, such as dns:example.com.")
 @click.option("--sender", default="", help="Only this envelope sender.")
 @click.option("--recipient", default="", help="Only messages for this recipient.")
-@click.option("--state", type=click.Choice(["ready", "waiting", "active", "held"]), default=None)
+@click.option("--state", type=click.Choice(["ready", "waiting", "active", "held", "suspended"]), default=None)
 @click.option("--limit", default=100, show_default=True, help="At most this many, oldest first.")
 @click.option("--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 @click.pass_obj
@@ -83,33 +84,51 @@ def show(socket: str, message_id: str) -> None:
     click.echo(json.dumps(call(socket, "GET", _message(message_id), {}), indent=2))
 
 
-def _change(socket: str, action: str, message_id: str, destination: str) -> None:
+def _change(
+    socket: str, action: str, message_id: str, destination: str, everything: bool, query: dict[str, str] | None = None
+) -> None:
+    if not (message_id or destination or everything):
+        raise click.UsageError("name a message, or give --destination or --all")
     path = f"{_message(message_id)}/{action}" if message_id else f"/queue/{action}"
-    answer = call(socket, "POST", path, {"destination": destination} if destination else {})
+    answer = call(socket, "POST", path, (query or {}) | ({"destination": destination} if destination else {}))
     click.echo(f"{action}: {answer['changed']} message(s)")
 
 
-def _bulk_command(action: str, explanation: str) -> None:
-    @queue.command(action, help=explanation)
-    @click.argument("message_id", required=False, default="")
-    @click.option("--destination", default="", help="Every message for this destination.")
-    @click.option("--all", "everything", is_flag=True, help="Every message.")
-    @click.pass_obj
-    def command(socket: str, message_id: str, destination: str, everything: bool) -> None:
-        if not (message_id or destination or everything):
-            raise click.UsageError("name a message, or give --destination or --all")
-        _change(socket, action, message_id, destination)
-
-
-_bulk_command("retry", "Try now what waits for its next attempt.")
-_bulk_command("hold", "Keep messages in the queue without trying them.")
-_bulk_command("release", "Let held messages go on.")
+def _choice(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command choose messages."""
+    command = click.option("--all", "everything", is_flag=True, help="Every message.")(command)
+    command = click.option("--destination", default="", help="Every message for this destination.")(command)
+    return click.argument("message_id", required=False, default="")(command)
 
 
 @queue.command()
-@click.argument("message_id")
+@_choice
 @click.pass_obj
-def delete(socket: str, message_id: str) -> None:
-    """Remove a message from the queue for good; nobody is notified."""
-    call(socket, "DELETE", _message(message_id), {})
-    click.echo(f"deleted {message_id}")
+def retry(socket: str, message_id: str, destination: str, everything: bool) -> None:
+    """Try now what waits for its next attempt."""
+    _change(socket, "retry", message_id, destination, everything)
+
+
+@queue.command()
+@_choice
+@click.pass_obj
+def hold(socket: str, message_id: str, destination: str, everything: bool) -> None:
+    """Keep messages in the queue without trying them."""
+    _change(socket, "hold", message_id, destination, everything)
+
+
+@queue.command()
+@_choice
+@click.pass_obj
+def release(socket: str, message_id: str, destination: str, everything: bool) -> None:
+    """Let held messages go on."""
+    _change(socket, "release", message_id, destination, everything)
+
+
+@queue.command()
+@_choice
+@click.option("--notify", is_flag=True, help="Tell the senders, as of a failure.")
+@click.pass_obj
+def delete(socket: str, message_id: str, destination: str, everything: bool, notify: bool) -> None:
+    """Remove messages from the queue for good."""
+    _change(socket, "delete", message_id, destination, everything, {"notify": "1"} if notify else None)

@@ -41,6 +41,8 @@ def compile_send_connector(
     warnings = unsupported.warnings(resource)
     if chosen is AuthMechanism.BASIC_AUTH and not (spec.require_tls or spec.tls_auth_level):
         warnings.append("spec.smartHostAuthMechanism: BasicAuth may send the password in clear: set requireTLS")
+    if spec.suspend:
+        warnings.append("spec.suspend: mail waits in the queue until this is false")
     part = config.SendConnector(
         name=part_name(resource, settings),
         source=resource.source,
@@ -71,6 +73,7 @@ def compile_send_connector(
             delay_notification=round(seconds(spec.retry.delay_notification)),
         ),
         grants=_grants(spec),
+        suspend=spec.suspend,
     )
     return Compiled(part, files, warnings)
 

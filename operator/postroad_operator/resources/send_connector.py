@@ -198,6 +198,8 @@ class SendConnectorSpec(Model):
     """What the connector is for; says which headers may leave, and how to authenticate to smart hosts."""
     enabled: StrictBool = True
     """False: not used."""
+    suspend: StrictBool = False
+    """True: mail that goes this way waits in the queue, and nothing is tried."""
     address_spaces: list[AddressSpace] = Field(min_length=1, max_length=256)
     """Recipient domains that go this way."""
     dns: Dns | None = None

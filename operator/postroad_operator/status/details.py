@@ -55,7 +55,8 @@ def details(
         )
     for sender in tier.send_connectors:
         found[sender.source] = _given(
-            domains=", ".join(space.domain for space in sender.address_spaces), route=_send_route(sender.routing)
+            domains=", ".join(space.domain for space in sender.address_spaces),
+            route=_send_route(sender.routing) + (" (suspended)" if sender.suspend else ""),
         )
     for domain in tier.accepted_domains:
         found[domain.source] = _given(route=_domain_route(domain))

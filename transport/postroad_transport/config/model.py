@@ -304,6 +304,8 @@ class SendConnector(Part, frozen=True, kw_only=True):
     limits: SendLimits = SendLimits()
     retry: RetryPolicy = RetryPolicy()
     grants: tuple[Grant, ...] = ()
+    suspend: bool = False
+    """Mail for it waits in the queue."""
 
 
 class AcceptedDomain(Part, frozen=True, kw_only=True):

@@ -71,7 +71,7 @@ class QueueAdmin:
         sender, recipient
             Whole addresses, without regard to case; `sender` ``""`` is the null sender.
         state
-            ``ready``, ``waiting``, ``active`` or ``held``.
+            ``ready``, ``waiting``, ``active``, ``held`` or ``suspended``.
         limit
             Most messages to return; 0 for all.
 
@@ -175,8 +175,10 @@ class QueueAdmin:
             A notice could not be made durable; this message and those after it stay.
         """
         chosen = self._choose(message_id, destination, everything)
-        for message in chosen:
+        for number, message in enumerate(chosen, 1):
             await self._delete(message, notice=notice)
+            if number % _CHUNK == 0:
+                await asyncio.sleep(0)
         return len(chosen)
 
     async def _delete(self, message: QueuedMessage, *, notice: bool) -> None:
@@ -241,7 +243,9 @@ class QueueAdmin:
                 yield _row(
                     recipient,
                     destination.key,
-                    _STATES[entry.state],
+                    "suspended"
+                    if destination.suspended and entry.state is EntryState.READY
+                    else _STATES[entry.state],
                     recipient.reply or destination.reply,
                     recipient.remote or destination.remote,
                     max(entry.next_attempt, destination.backoff_until),

@@ -7,7 +7,8 @@ The rules
 3. A destination that cannot be reached is left alone as a whole; then one entry probes it, and its success opens
    the gates. So ten thousand messages for a dead host cost one attempt a pause.
 4. An entry that was deferred by its own fault waits for its own time, and holds nobody up.
-5. Every entry has a deadline, at which it is handed out as overdue even if its destination never worked.
+5. A destination whose send connector is suspended is not tried at all.
+6. Every entry has a deadline, at which it is handed out as overdue even if its destination never worked.
 
 Every operation costs O(log n) at most, whatever is queued. Entries that leave a queue early (held, deleted,
 re-routed) are left in the heaps and skipped, and the heaps are rebuilt when half of them is such remains.
@@ -41,6 +42,9 @@ UNLIMITED = 10_000
 
 IDLE_DESTINATION = 60.0
 """Seconds after which what was learnt about an empty destination is forgotten."""
+
+SUSPENDED = "451 4.3.2 The send connector is suspended"
+"""Why what waits for a suspended destination was not delivered."""
 
 _HEAP_SLACK = 1024
 
@@ -77,10 +81,11 @@ class Destination:
 
     key: str
     route: Route
-    limit: int
-    interval: float
+    limit: int = DEFAULT_CONNECTIONS
+    interval: float = 0.0
     """Least seconds between two transactions (1 / rate); 0: no limit."""
-    window: int
+    window: int = INITIAL_WINDOW
+    suspended: bool = False
     entries: set[Entry] = field(default_factory=set)
     ready: deque[Entry] = field(default_factory=deque)
     arrivals: list[tuple[float, int, Entry]] = field(default_factory=list)
@@ -101,8 +106,24 @@ class Destination:
         """Return whether an entry may be handed out now."""
         window = self.window if not self.failures else 1
         return (
-            self.ready_count > 0 and self.running < window and now >= self.backoff_until and now >= self.paced_until
+            self.ready_count > 0
+            and self.running < window
+            and now >= self.backoff_until
+            and now >= self.paced_until
+            and not self.suspended
         )
+
+    def follow(self, route: Route) -> None:
+        """Take over what `route` says."""
+        self.route = route
+        self.limit, self.interval = _limits(route)
+        self.window = min(self.window, self.limit)
+        connector = route.send_connector
+        self.suspended = connector is not None and connector.suspend
+        if self.suspended:
+            self.reply, self.remote = SUSPENDED, ""
+        elif self.reply == SUSPENDED:
+            self.reply = ""
 
 
 class Scheduler:
@@ -130,16 +151,13 @@ class Scheduler:
         """Return the destination `key`, made or brought up to date with `route`."""
         destination = self.destinations.get(key)
         if destination is None:
-            limit, interval = _limits(route)
-            destination = Destination(key, route, limit, interval, min(INITIAL_WINDOW, limit), idle_since=now)
-            self.destinations[key] = destination
+            destination = self.destinations[key] = Destination(key, route, idle_since=now)
+            destination.follow(route)
         elif destination.route is not route:
             if destination.route != route:
                 # What could not be reached by the old route may be by the new one.
                 destination.backoff_since = destination.backoff_until = 0.0
-            destination.route = route
-            destination.limit, destination.interval = _limits(route)
-            destination.window = min(destination.window, destination.limit)
+            destination.follow(route)
             self._offer(destination, now)
         return destination
 

@@ -2,7 +2,7 @@
 
 On TCP, read-only: ``/metrics``, ``/healthz``, ``/readyz``, ``/configz``. On the control socket, for whoever
 may open it (mode 0600), the same and the queue: ``GET /queue``, ``GET /queue/ID``,
-``POST /queue/{retry,hold,release}``, ``POST /queue/ID/{retry,hold,release}``, ``DELETE /queue/ID``, ``POST /reload``;
+``POST /queue/{retry,hold,release,delete}``, ``POST /queue/ID/{retry,hold,release,delete}``, ``POST /reload``;
 and the bans: ``GET /bans``, ``POST /bans/lift?subject=``.
 """
 
@@ -142,9 +142,8 @@ def application(supervisor: Supervisor, *, control: bool) -> web.Application:
                 web.post("/bans/lift", _lift_bans),
                 web.get("/queue", _queue_list),
                 web.get("/queue/{id}", _queue_one),
-                web.delete("/queue/{id}", _queue_one),
-                web.post("/queue/{action:retry|hold|release}", _queue_many),
-                web.post("/queue/{id}/{action:retry|hold|release}", _queue_one),
+                web.post("/queue/{action:retry|hold|release|delete}", _queue_many),
+                web.post("/queue/{id}/{action:retry|hold|release|delete}", _queue_one),
             ]
         )
     return app

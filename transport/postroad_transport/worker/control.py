@@ -26,8 +26,13 @@ class Controlled(Protocol):
     async def queue_show(self, message_id: str) -> Any:
         """Return one message as plain data; raise KeyError when there is none."""
 
-    async def queue_change(self, action: str, *, message_id: str = "", destination: str = "") -> int:
-        """Retry, hold, release or delete; return how many messages that touched; KeyError for an unknown id."""
+    async def queue_change(
+        self, action: str, *, message_id: str = "", destination: str = "", notify: bool = False
+    ) -> int:
+        """Retry, hold, release or delete; return how many messages that touched; KeyError for an unknown id.
+
+        With `notify` the senders of what is deleted are told.
+        """
 
 
 _WORKER: web.AppKey[Controlled] = web.AppKey("worker")
@@ -61,19 +66,16 @@ async def _show(request: web.Request) -> web.Response:
         raise web.HTTPNotFound from error
 
 
-async def _change_one(request: web.Request) -> web.Response:
-    action = request.match_info.get("action", "delete")
+async def _change(request: web.Request) -> web.Response:
     try:
-        changed = await request.app[_WORKER].queue_change(action, message_id=request.match_info["id"])
+        changed = await request.app[_WORKER].queue_change(
+            request.match_info["action"],
+            message_id=request.match_info.get("id", ""),
+            destination=request.query.get("destination", ""),
+            notify="notify" in request.query,
+        )
     except KeyError as error:
         raise web.HTTPNotFound from error
-    return _json({"changed": changed})
-
-
-async def _change_many(request: web.Request) -> web.Response:
-    changed = await request.app[_WORKER].queue_change(
-        request.match_info["action"], destination=request.query.get("destination", "")
-    )
     return _json({"changed": changed})
 
 
@@ -88,9 +90,8 @@ def application(worker: Controlled) -> web.Application:
             web.post("/reload", _reload),
             web.get("/queue", _list),
             web.get("/queue/{id}", _show),
-            web.delete("/queue/{id}", _change_one),
-            web.post("/queue/{action:retry|hold|release}", _change_many),
-            web.post("/queue/{id}/{action:retry|hold|release}", _change_one),
+            web.post("/queue/{action:retry|hold|release|delete}", _change),
+            web.post("/queue/{id}/{action:retry|hold|release|delete}", _change),
         ]
     )
     return app

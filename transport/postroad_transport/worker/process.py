@@ -9,6 +9,8 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -222,13 +224,15 @@ class Worker:
         """Return one message with its headers. Raises KeyError."""
         return await self._queue.admin.show(message_id, headers=True)
 
-    async def queue_change(self, action: str, *, message_id: str = "", destination: str = "") -> int:
+    async def queue_change(
+        self, action: str, *, message_id: str = "", destination: str = "", notify: bool = False
+    ) -> int:
         """Retry, hold, release or delete; return how many messages that touched. Raises KeyError."""
-        verbs = {
+        verbs: dict[str, Callable[..., Awaitable[int]]] = {
             "retry": self._queue.admin.retry,
             "hold": self._queue.admin.hold,
             "release": self._queue.admin.release,
-            "delete": self._queue.admin.delete,
+            "delete": partial(self._queue.admin.delete, notice=notify),
         }
         everything = not message_id and not destination
         return await verbs[action](message_id=message_id, destination=destination, everything=everything)
