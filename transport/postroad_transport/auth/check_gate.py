@@ -50,8 +50,15 @@ class CheckGate:
     def __len__(self) -> int:
         return len(self._queue)
 
-    async def run(self, origin: Origin, check: Callable[[], Awaitable[T]]) -> T:
+    async def run(
+        self, origin: Origin, check: Callable[[], Awaitable[T]], guess: Callable[[], Awaitable[T]] | None = None
+    ) -> T:
         """Await `check` when it is its turn, and return what it returns: something true for a right password.
+
+        Parameters
+        ----------
+        guess
+            The same check, awaited in its place where it is a likely guess.
 
         Raises
         ------
@@ -71,7 +78,7 @@ class CheckGate:
                 self._send_away(last, SentAway.CROWDED)
             self._advance()
             await turn
-            answer = await check()
+            answer = await (guess if guess is not None and ticket.paced else check)()
             right = bool(answer)
             return answer
         finally:
