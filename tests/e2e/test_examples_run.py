@@ -11,8 +11,8 @@ import yaml
 from running_tier import Manifests, Tier, free_port
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-#: gitops is for tools that build and apply; tests/operator/test_gitops.py has it.
-TIERS = sorted(path.name for path in EXAMPLES.iterdir() if path.is_dir() and path.name != "gitops")
+#: gitops is for tools that build and apply, autoscaling is values for helm; tests/operator has them.
+TIERS = sorted({path.name for path in EXAMPLES.iterdir() if path.is_dir()} - {"gitops", "autoscaling"})
 ROLES = {"edge": "edge", "edge-trusted": "edge"}
 HOSTNAMES = {"edge-trusted": "edge1.mail.example"}
 

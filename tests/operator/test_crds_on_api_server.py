@@ -14,9 +14,10 @@ from control_plane import ApiError, ControlPlane
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 from resource_cases import BROKEN, SOUND, document
 
-#: gitops is for tools that build and apply; test_gitops.py has it.
+#: Those are for other tools; test_gitops.py and test_autoscaling_example.py have them.
+OTHERS = {"gitops", "autoscaling"}
 EXAMPLES = [
-    path for path in sorted((Path(__file__).parents[2] / "examples").rglob("*.yaml")) if "gitops" not in path.parts
+    path for path in sorted((Path(__file__).parents[2] / "examples").rglob("*.yaml")) if not OTHERS & {*path.parts}
 ]
 CRDS = [yaml.safe_load(path.read_text()) for path in sorted((Path(__file__).parents[2] / "crds").glob("*.yaml"))]
 

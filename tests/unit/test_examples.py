@@ -12,8 +12,8 @@ from postroad_operator.resources import Secret, read
 from postroad_transport.config import Maildir, Permission, Role, TlsMode
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-#: gitops is for tools that build and apply; tests/operator/test_gitops.py has it.
-TIERS = sorted(path.name for path in EXAMPLES.iterdir() if path.is_dir() and path.name != "gitops")
+#: gitops is for tools that build and apply, autoscaling is values for helm; tests/operator has them.
+TIERS = sorted({path.name for path in EXAMPLES.iterdir() if path.is_dir()} - {"gitops", "autoscaling"})
 ROLES = {"edge": Role.EDGE, "edge-trusted": Role.EDGE}
 
 
