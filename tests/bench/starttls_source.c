@@ -102,8 +102,12 @@ static int shake_hands(struct session *session)
         session->tls = SSL_new(context);
         SSL_set_fd(session->tls, session->fd);
         SSL_set_connect_state(session->tls);
-        if (resume && ticket != NULL)
-            SSL_set_session(session->tls, ticket);
+        if (resume && ticket != NULL) {
+            /* A copy, since OpenSSL spoils a session for its other users when one of them gets another ticket. */
+            SSL_SESSION *own = SSL_SESSION_dup(ticket);
+            SSL_set_session(session->tls, own);
+            SSL_SESSION_free(own);
+        }
     }
     int done = SSL_do_handshake(session->tls);
     if (done == 1) {
