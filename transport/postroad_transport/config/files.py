@@ -20,6 +20,12 @@ from postroad_transport.config.model import TierConfig
 CONFIG_FILE = "config.json.gz"
 SECRETS_DIRECTORY = "secrets"
 
+#: Among the secrets: what the keys of session tickets are derived from. The one file that is not named by its content
+#: and that no configuration names, since it is replaced in time without a change of either.
+SESSION_TICKETS_FILE = "session-tickets.key"
+#: Bytes of it, random.
+SESSION_TICKETS_LENGTH = 32
+
 _encoder = msgspec.json.Encoder(order="deterministic")
 _decoder = msgspec.json.Decoder(TierConfig)
 
@@ -95,20 +101,19 @@ def secret_name(kind: str, name: str, content: bytes, suffix: str) -> str:
 
 
 def store(directory: Path, packed: bytes, secret_files: Mapping[str, bytes]) -> bool:
-    """Write a compressed configuration and its secrets into `directory`; return whether anything changed.
+    """Write a compressed configuration and its secrets into `directory`; return whether anything to serve changed.
 
     Secrets are written first, then the configuration replaces the old one in one rename, then secrets that
     it does not name are removed: a reader sees either the old pair or the new one.
     """
     secrets = directory / SECRETS_DIRECTORY
     secrets.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for name, content in secret_files.items():
-        if not (secrets / name).exists():
-            _replace(secrets / name, content)
-    target = directory / CONFIG_FILE
-    changed = not target.exists() or target.read_bytes() != packed
-    if changed:
-        _replace(target, packed)
+    changed = False
+    files = [(secrets / name, content) for name, content in secret_files.items()]
+    for target, content in (*files, (directory / CONFIG_FILE, packed)):
+        if not target.exists() or target.read_bytes() != content:
+            _replace(target, content)
+            changed = True
     for path in secrets.iterdir():
         if path.name not in secret_files:
             path.unlink()

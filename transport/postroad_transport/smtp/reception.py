@@ -234,8 +234,11 @@ class Reception(Dispatch, Exch50, AnonymousTls, PartnerVerbs):
             self._verbs, self._verbs_at_once = VERBS_OF_PARTNERS, VERBS_OF_PARTNERS_AT_ONCE
 
     def _count_handshake(self) -> None:
-        version = self.transport.get_extra_info("ssl_object").version() or ""
+        tls = self.transport.get_extra_info("ssl_object")
+        version = tls.version() or ""
         self.serving.metrics.tls_handshakes.labels("in", version, "ok").inc()
+        if tls.session_reused:
+            self.serving.metrics.tls_resumed.labels(version).inc()
 
     def _tls_failed(self, error: TLSSetupException) -> None:
         self._sessions.tls_failed(self.connector.config.name, self.facts.remote_ip, error.__cause__)

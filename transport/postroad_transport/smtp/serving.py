@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -155,6 +156,11 @@ class Serving:
     def new_message_id(self) -> str:
         """Return a fresh identifier."""
         return message_id(self.clock(), self.random_bits(40))
+
+    def resuming(self) -> dict[ssl.SSLContext, bytes]:
+        """Return the TLS contexts whose clients may resume sessions, each with its identity."""
+        presented = (connector.presented for connector in self.connectors.values())
+        return {item.context: item.resumes_as for item in presented if item is not None and item.resumes_as}
 
     def announce(self) -> None:
         """Report what certificate selection found (spec.md 3): to be called when this begins to be served."""

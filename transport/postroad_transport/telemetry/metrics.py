@@ -92,6 +92,12 @@ class Metrics:
             ["direction", "version", "result"],
             registry=r,
         )
+        self.tls_resumed = Counter(
+            "postroad_tls_sessions_resumed",
+            "Of the inbound handshakes with result ok, those that resumed a session.",
+            ["version"],
+            registry=r,
+        )
         self.direct_trust_handshakes = Counter(
             "postroad_direct_trust_handshakes",
             "X-ANONYMOUSTLS: direction in or out, who the peer is, result ok or why it is nobody.",

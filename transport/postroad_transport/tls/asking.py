@@ -96,6 +96,7 @@ class AskingEngine:
 
     server_side = True
     server_hostname = None
+    session_reused = False
 
     def __init__(
         self, context: AskingContext, connection: SSL.Connection, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO

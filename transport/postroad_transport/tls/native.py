@@ -23,7 +23,11 @@ _SET_STATUS_CALLBACK = 63  # SSL_CTRL_SET_TLSEXT_STATUS_REQ_CB
 _SET_STATUS_RESPONSE = 71  # SSL_CTRL_SET_TLSEXT_STATUS_REQ_OCSP_RESP
 _OFF = 0  # SSL_SESS_CACHE_OFF
 _STAPLED, _NOT_STAPLED = 0, 3  # SSL_TLSEXT_ERR_OK, SSL_TLSEXT_ERR_NOACK
+_SET_TICKET_KEYS = 59  # SSL_CTRL_SET_TLSEXT_TICKET_KEYS
 _STATUS_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
+
+TICKET_KEYS_LENGTH = 80
+"""Bytes of a server's ticket keys: their name, 16; for HMAC, 32; for AES, 32."""
 
 log = logging.getLogger("postroad.tls")
 
@@ -74,6 +78,18 @@ def staple_status(context: ssl.SSLContext, staple: Callable[[bytes], bytes | Non
     _library().SSL_CTX_callback_ctrl(pointer, _SET_STATUS_CALLBACK, callback)
     # OpenSSL keeps no reference, and the context outlives its sessions' handshakes.
     context._postroad_status_callback = callback  # type: ignore[attr-defined]  # an attribute of our own
+
+
+def set_ticket_keys(context: ssl.SSLContext, keys: bytes) -> None:
+    """Have a server seal the tickets of its sessions with `keys`, and open only those: other servers may know them.
+
+    In place of the random ones that OpenSSL gives each context. Sessions go on.
+    """
+    pointer = _server(context)
+    if pointer is not None:
+        _library().SSL_CTX_ctrl(pointer, _SET_TICKET_KEYS, len(keys), keys)
+        # Of a library that wants another length; what is left there would be taken for the next session's.
+        _library().ERR_clear_error()
 
 
 def turn_session_cache_off(context: ssl.SSLContext) -> None:

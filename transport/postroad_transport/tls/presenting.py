@@ -12,8 +12,9 @@ from postroad_transport.config.files import SECRETS_DIRECTORY, read_secret
 from postroad_transport.policy.certificate import Selection
 from postroad_transport.tls.binding import end_point, end_point_of_chain
 from postroad_transport.tls.native import own_certificate
-from postroad_transport.tls.server import KeyPair, problem_with, server_context
+from postroad_transport.tls.server import KeyPair, chain_digest, problem_with, server_context
 from postroad_transport.tls.staple_store import StapleStore, subject_in
+from postroad_transport.tls.tickets import identity_of
 
 EndPoint = Callable[[ssl.SSLObject], "bytes | None"]
 
@@ -21,12 +22,14 @@ EndPoint = Callable[[ssl.SSLObject], "bytes | None"]
 class Presented(NamedTuple):
     """A connector's TLS. ``end_point`` gives a session's ``tls-server-end-point``, None where there is no telling.
 
-    ``unusable`` says of certificates besides the connector's own choice why they are left out.
+    ``unusable`` says of certificates besides the connector's own choice why they are left out. ``resumes_as`` is the
+    identity under which sessions are resumed (:mod:`~postroad_transport.tls.tickets`); empty: they are not.
     """
 
     context: ssl.SSLContext
     end_point: EndPoint
     unusable: tuple[str, ...] = ()
+    resumes_as: bytes = b""
 
 
 def present(
@@ -80,6 +83,7 @@ def present(
     beside = pairs(selection.beside)
     several = bool(beside or by_name)
     shown = (pair(own), *beside, *(item for _, found in by_name for item in found))
+    resumes = not asks and not (several and logs_in)
     has_responder = any(subject_in(item.chain) is not None for item in shown)
     context = server_context(
         *pair(own),
@@ -87,14 +91,21 @@ def present(
         names=by_name,
         policy=connector.tls_policy,
         asks=asks,
-        resumes=not (several and logs_in),
+        resumes=resumes,
         staple=staples.staple if staples is not None and has_responder else None,
     )
     unusable = tuple(sorted(f"{item.source}: {problem}" for item, problem in problems.items() if problem))
+    resumes_as = b""
+    if resumes:
+        resumes_as = identity_of(
+            connector.tls_policy,
+            [chain_digest(item.chain) for item in (pair(own), *beside)],
+            {name: [chain_digest(item.chain) for item in found] for name, found in by_name},
+        )
     if several:
-        return Presented(context, _end_point_of_session, unusable)
+        return Presented(context, _end_point_of_session, unusable, resumes_as)
     only = end_point_of_chain(read_secret(directory, own.chain_file))
-    return Presented(context, lambda tls: only if tls.context is context else None, unusable)
+    return Presented(context, lambda tls: only if tls.context is context else None, unusable, resumes_as)
 
 
 def _end_point_of_session(tls: Any) -> bytes | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import ssl
 from collections.abc import Callable
 from functools import lru_cache, partial
@@ -108,6 +109,15 @@ def problem_with(pair: KeyPair) -> str:
     except ConfigError as error:
         return str(error)
     return ""
+
+
+@lru_cache(maxsize=1024)
+def chain_digest(chain: Path) -> str:
+    """Return the SHA-256 of a chain's file in hexadecimal; cached by path. Raises ConfigError: it cannot be read."""
+    try:
+        return hashlib.sha256(chain.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ConfigError(f"{chain}: {error.strerror or error}") from error
 
 
 def load_certificate(context: ssl.SSLContext, chain: Path, key: Path) -> None:

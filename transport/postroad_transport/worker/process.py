@@ -30,6 +30,7 @@ from postroad_transport.telemetry.metrics import Metrics
 from postroad_transport.tls.crl_store import CrlStore
 from postroad_transport.tls.direct_trust import trust_contexts
 from postroad_transport.tls.staple_store import StapleStore, subjects
+from postroad_transport.tls.tickets import read_ticket_secret, share_tickets
 from postroad_transport.worker.control import application
 from postroad_transport.worker.hops import Resolvers, client_identities, hop_factory, read_credentials
 from postroad_transport.worker.settings import WorkerSettings
@@ -190,6 +191,7 @@ class Worker:
             )
             if trial:
                 return ""
+            share_tickets(serving.resuming(), read_ticket_secret(directory))
             await self._listeners.apply(serving)
         except (ConfigError, OSError) as error:
             self._metrics.reloads.labels("refused").inc()
