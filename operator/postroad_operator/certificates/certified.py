@@ -11,6 +11,7 @@ from postroad_operator.certificates.cert_manager import IssuerState
 from postroad_operator.certificates.ensure import certificate_files, ensure, prune
 from postroad_operator.certificates.servers import Servers, ensure_servers
 from postroad_operator.certificates.store import CertificateStore
+from postroad_operator.certificates.tickets import ensure_ticket_secret
 from postroad_operator.compile import IssuedCertificate, Snapshot, TierSettings, speaks_direct_trust
 from postroad_operator.resources import Invalid, Resource, Secret, TransportCertificate
 
@@ -37,7 +38,7 @@ def certified(
     issuers: Mapping[str, IssuerState] | None = None,
     complete: bool = True,
 ) -> Certified:
-    """Have the certificates made or renewed.
+    """Have the certificates made or renewed, and the secret behind session tickets where there is a certificate.
 
     Parameters
     ----------
@@ -74,6 +75,7 @@ def certified(
     servers = Servers(None)
     if speaks_direct_trust(everything, settings.tier):
         servers = ensure_servers(settings.hostname, settings.role, store, now)
+    tickets = ensure_ticket_secret(store, now) if issued else None
     snapshot = Snapshot(
         settings=replace(settings, trust_bundle=ensured.trust_pem.decode()),
         objects=everything,
@@ -82,7 +84,9 @@ def certified(
         certificates_pending=ensured.pending,
         server_identity=servers.identity,
         server_identity_problem=servers.problem,
+        ticket_secret=tickets.secret if tickets else b"",
     )
     pkcs10 = {source: request.decode() for source, request in ensured.pkcs10.items()}
-    times = [time for time in (ensured.renew_at, servers.renew_at) if time is not None]
+    renewals = ensured.renew_at, servers.renew_at, tickets.renew_at if tickets else None
+    times = [time for time in renewals if time is not None]
     return Certified(snapshot, min(times, default=None), pkcs10)

@@ -29,6 +29,7 @@ from postroad_operator.resources import (
 )
 from postroad_transport import config
 from postroad_transport.config import TierConfig
+from postroad_transport.config.files import SESSION_TICKETS_FILE
 
 _R = TypeVar("_R", bound=Resource)
 
@@ -55,6 +56,8 @@ def compile_tier(snapshot: Snapshot) -> Compilation:
             ledger.accept(domain, domains[domain.source])
     direct_trust, files = trust.part()
     ledger.files |= files
+    if snapshot.ticket_secret:
+        ledger.files[SESSION_TICKETS_FILE] = snapshot.ticket_secret
     return Compilation(
         TierConfig(
             tier=settings.tier,

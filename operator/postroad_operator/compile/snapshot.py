@@ -74,3 +74,5 @@ class Snapshot:
     server_identity_problem: str = ""
     """Why there is no ``server_identity``; empty where none is needed, or none has been asked for."""
     certificates_pending: Mapping[str, str] = field(default_factory=dict)
+    ticket_secret: bytes = field(default=b"", repr=False)
+    """What the keys of session tickets are derived from; empty: each worker has keys of its own."""

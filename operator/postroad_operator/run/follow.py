@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from postroad_operator.certificates import CertificateStore
@@ -27,7 +27,7 @@ def publish(directory: Path, built: Build) -> bool:
 
 @dataclass
 class Follower:
-    """Rebuilds when a manifest changes or a certificate is due, and has the tier reload.
+    """Rebuilds when a manifest changes, or a certificate or the session tickets' secret is due; has the tier reload.
 
     A change that breaks a resource changes nothing: the tier serves what it served, and the user is told what to
     fix. A resource that was left out from the start holds up no other.
@@ -42,6 +42,10 @@ class Follower:
     served: Callable[[Build], None]
     report: Callable[[str, list[str]], None]
     _refused: bool = False
+    _renew_at: float | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._renew_at = self.current.renew_at
 
     async def run(self, stop: asyncio.Event) -> None:
         """Follow until `stop` is set."""
@@ -55,11 +59,13 @@ class Follower:
 
     async def _follow_certificates(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
-            due = self.current.renew_at
+            due = self._renew_at
             wait = CERTIFICATE_CHECK if due is None else min(CERTIFICATE_CHECK, max(1.0, due - time.time()))
             try:
                 await asyncio.wait_for(stop.wait(), wait)
             except TimeoutError:
+                # What is due is done with the build, served or not; where there is none, not at once again.
+                self._renew_at = None
                 await self._rebuild()
 
     async def _rebuild(self) -> None:
@@ -76,8 +82,11 @@ class Follower:
 
     async def _load(self) -> None:
         built = await asyncio.to_thread(build, self.directory, self.settings, self.certificates, time.time())
+        self._renew_at = built.renew_at
         problems = built.problems()
-        if built.compilation.config == self.current.compilation.config and problems == self.current.problems():
+        compiled, served = built.compilation, self.current.compilation
+        same = compiled.config == served.config and problems == self.current.problems()
+        if same and compiled.secret_files == served.secret_files:
             if self._refused:
                 self._refused = False
                 self.supervisor.refuse("")
@@ -95,7 +104,10 @@ class Follower:
             publish(self.config_dir, self.current)
             self._refuse([str(error)])
             return
-        self.current, self._refused = built, False
+        self.current, refused, self._refused = built, self._refused, False
+        if same and not refused:
+            # The session tickets' secret is another one, which is nobody's concern.
+            return
         self.served(built)
         lagging = [self.supervisor.last_error] if self.supervisor.last_error else []
         self.report("loaded", [*lagging, *problems, *built.warnings()])
