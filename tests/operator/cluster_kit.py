@@ -115,6 +115,25 @@ class Operator:
             return 0
 
 
+class Clock:
+    """A clock of its own, in `file`, for processes with this ``environment``; their monotonic clock goes on."""
+
+    def __init__(self, library: Path, file: Path) -> None:
+        self._file = file
+        self.environment = {
+            "LD_PRELOAD": str(library),
+            "FAKETIME_TIMESTAMP_FILE": str(file),
+            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }
+        self.put(0)
+
+    def put(self, seconds: float) -> None:
+        """Set by how many seconds it differs from the system's."""
+        self._file.with_suffix(".new").write_text(f"{seconds:+.0f}\n")
+        self._file.with_suffix(".new").rename(self._file)
+
+
 class TransportPod:
     """A ``postroad transport`` process with a Pod object that stands for it."""
 
@@ -216,10 +235,10 @@ class Cluster:
         self._stop = threading.Event()
         self._kubelet = threading.Thread(target=self._run_kubelet, daemon=True)
 
-    def operator(self, *options: str) -> Operator:
+    def operator(self, *options: str, environment: dict[str, str] | None = None) -> Operator:
         log = self.directory / f"operator-{len(self.operators)}.log"
-        operator = Operator(self.plane.kubeconfig, self.namespace, log, options).start()
-        self.operators.append(operator)
+        operator = Operator(self.plane.kubeconfig, self.namespace, log, options, environment=environment or {})
+        self.operators.append(operator.start())
         return operator
 
     def start_pods(self) -> None:
@@ -269,6 +288,16 @@ class Cluster:
                 with contextlib.suppress(ApiError, OSError):
                     pod.mount()
             time.sleep(0.1)
+
+
+def versions(cluster: Cluster) -> dict[str, str]:
+    """Return the version of everything that the operator writes, but for its Lease."""
+    kinds = ("ReceiveConnector", "AcceptedDomain", "TransportCertificate", "ConfigMap", "Secret", "Pod")
+    return {
+        f"{kind}/{item['metadata']['name']}": item["metadata"]["resourceVersion"]
+        for kind in kinds
+        for item in cluster.client.list(kind, cluster.namespace)
+    }
 
 
 @contextlib.contextmanager

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from cluster_kit import Clock
 from control_plane import ControlPlane, missing
 
+FAKETIME = [
+    Path(f"/usr/lib/{name}/faketime/libfaketimeMT.so.1") for name in ("x86_64-linux-gnu", "aarch64-linux-gnu")
+]
 _numbers = itertools.count(1)
 
 
@@ -27,6 +33,15 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlP
         yield plane
     finally:
         plane.stop()
+
+
+@pytest.fixture
+def clock(tmp_path: Path) -> Clock:
+    """A clock that can be moved, for operators."""
+    found = [path for path in FAKETIME if path.exists()]
+    if not found or shutil.which("faketime") is None:
+        pytest.skip("NO FAKETIME: install Debian's faketime; what a clock that jumps does is not shown by this run")
+    return Clock(found[0], tmp_path / "clock")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from cluster_kit import Cluster, condition, holds, mx_connector, settled_tier
+from cluster_kit import Cluster, condition, holds, mx_connector, settled_tier, versions
 from control_plane import ControlPlane, free_port, wait_for
 
 MX, SUBMISSION = free_port(), free_port()
@@ -28,16 +28,6 @@ def cluster(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactor
 def banner(address: str, port: int = MX) -> str:
     with smtplib.SMTP(timeout=10) as client:
         return client.connect(address, port)[1].decode()
-
-
-def versions(cluster: Cluster) -> dict[str, str]:
-    """Return the version of everything that the operator writes, but for its Lease."""
-    kinds = ("ReceiveConnector", "AcceptedDomain", "TransportCertificate", "ConfigMap", "Secret", "Pod")
-    return {
-        f"{kind}/{item['metadata']['name']}": item["metadata"]["resourceVersion"]
-        for kind in kinds
-        for item in cluster.client.list(kind, cluster.namespace)
-    }
 
 
 def test_resources_become_programmed_and_say_what_is_served(cluster: Cluster) -> None:

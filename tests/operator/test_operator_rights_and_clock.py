@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,13 +10,10 @@ from typing import Any
 
 import pytest
 from chart_kit import documents, rendered
-from cluster_kit import Cluster, Operator, condition
+from cluster_kit import Clock, Cluster, Operator, condition
 from control_plane import ControlPlane, wait_for
 
 RIGHTS = {"Role", "RoleBinding", "ServiceAccount"}
-FAKETIME = [
-    Path(f"/usr/lib/{name}/faketime/libfaketimeMT.so.1") for name in ("x86_64-linux-gnu", "aarch64-linux-gnu")
-]
 HOUR = 3600.0
 
 
@@ -150,26 +146,7 @@ def test_without_the_right_to_read_the_published_stays_and_it_heals(limited: Clu
     assert published(limited) == 2
 
 
-@pytest.fixture
-def clock(tmp_path: Path) -> Callable[[float], None]:
-    """Set by how many seconds the operator's clock differs; its monotonic clock goes on."""
-    found = [path for path in FAKETIME if path.exists()]
-    if not found or shutil.which("faketime") is None:
-        pytest.skip("NO FAKETIME: install Debian's faketime; what a clock that jumps does is not shown by this run")
-    file = tmp_path / "clock"
-
-    def put(seconds: float) -> None:
-        file.with_suffix(".new").write_text(f"{seconds:+.0f}\n")
-        file.with_suffix(".new").rename(file)
-
-    put(0)
-    return put
-
-
-def test_a_clock_that_jumps_costs_no_lease_and_certificates_follow_it(
-    cluster: Cluster, clock: Callable[[float], None], tmp_path: Path
-) -> None:
-    library = next(path for path in FAKETIME if path.exists())
+def test_a_clock_that_jumps_costs_no_lease_and_certificates_follow_it(cluster: Cluster, clock: Clock) -> None:
     cluster.apply(
         "TransportCertificate",
         "mail",
@@ -180,12 +157,7 @@ def test_a_clock_that_jumps_costs_no_lease_and_certificates_follow_it(
         cluster.namespace,
         cluster.directory / "operator.log",
         ("--lease-duration", "2"),
-        environment={
-            "LD_PRELOAD": str(library),
-            "FAKETIME_TIMESTAMP_FILE": str(tmp_path / "clock"),
-            "FAKETIME_NO_CACHE": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        },
+        environment=clock.environment,
     ).start()
     cluster.operators.append(operator)
 
@@ -205,7 +177,7 @@ def test_a_clock_that_jumps_costs_no_lease_and_certificates_follow_it(
     for number, (jump, renews) in enumerate(
         [(0.5 * HOUR, False), (-0.5 * HOUR, False), (20 * HOUR, True), (0, True)]
     ):
-        clock(jump)
+        clock.put(jump)
         started = time.monotonic()
         cluster.apply("AcceptedDomain", f"d{number}", domain(f"d{number}.example"))
         wait_for(lambda: accepted(cluster, f"d{number}").get("status") == "True", what="a verdict")  # noqa: B023 (called at once)
