@@ -6,6 +6,7 @@ import asyncio
 import os
 import sqlite3
 import stat
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -483,3 +484,60 @@ async def test_the_log_and_an_emptied_file_do_not_keep_growing(path: Path) -> No
             store.settle(f"0-{number}-{one}")
     await store.close()
     assert path.stat().st_size < 64 * 1024 * 1024
+
+
+async def test_the_log_is_moved_into_the_database_behind_the_answers(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_go_on, moved = threading.Event(), []
+
+    def checkpoint(shard: Shard) -> None:
+        assert may_go_on.wait(10)
+        original(shard)
+        moved.append(shard)
+
+    original = Shard.checkpoint
+    monkeypatch.setattr(Shard, "checkpoint", checkpoint)
+    monkeypatch.setattr("postroad_transport.spool.shard._CHECKPOINT_PAGES", 20)
+    store = await open_store(path)
+    content = [os.urandom(100_000)]
+    try:
+        async with asyncio.timeout(10):
+            await store.commit(envelope("m", content), content)
+        assert not moved
+        before = path.stat().st_size
+    finally:
+        may_go_on.set()
+    async with asyncio.timeout(10):
+        await store.commit(envelope("n", content), content)
+    assert moved
+    assert path.stat().st_size > before
+    await store.close()
+
+
+@pytest.mark.parametrize("size", [10, 1000, 4096, 50_000])
+@pytest.mark.parametrize("width", [1, 12, 60])
+async def test_how_much_is_in_the_log_is_estimated_well(
+    path: Path, monkeypatch: pytest.MonkeyPatch, size: int, width: int
+) -> None:
+    seen = []
+
+    def checkpoint(shard: Shard) -> None:
+        estimate, shard._logged = shard._logged, 0
+        _, pages, _ = shard._connect().execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        seen.append((estimate, pages))
+
+    monkeypatch.setattr(Shard, "checkpoint", checkpoint)
+    monkeypatch.setattr("postroad_transport.spool.shard._CHECKPOINT_PAGES", 200)
+    store = await open_store(path)
+    content = [os.urandom(size)]
+    number = 0
+    while len(seen) < 3:
+        names = [f"m{number + one}" for one in range(width)]
+        number += width
+        await asyncio.gather(*(store.commit(envelope(name, content), content) for name in names))
+        for name in names[::2]:
+            store.settle(name)
+    await store.close()
+    for estimate, pages in seen[1:]:
+        assert 1 / 3 < pages / estimate < 3

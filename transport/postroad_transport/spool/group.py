@@ -171,6 +171,9 @@ class GroupWriter:
             else:
                 operation.future.set_exception(failure)
         self._settles.extendleft(settle for settle in batch.settles if settle in failures)
+        if self._shard.checkpoint_due:
+            # Those of this batch have their answers by now; SQLite's own checkpoint would let them wait for it.
+            self._thread.start(self._shard.checkpoint, ended=lambda *_: None)
         self._continue(batch_failed=bool(failures))
 
     def _continue(self, *, batch_failed: bool) -> None:
