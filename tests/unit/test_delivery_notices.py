@@ -92,6 +92,15 @@ def test_every_line_ends_in_crlf_and_is_short_enough():
     assert max(map(len, raw.split(b"\r\n"))) <= 998
 
 
+@pytest.mark.parametrize("kind", NoticeKind)
+def test_a_notice_of_a_reply_that_is_not_ascii_is_7_bit_all_the_same(kind):
+    recipient = Recipient(address="bob@there.test", notify=("SUCCESS", "FAILURE", "DELAY"))
+    envelope, content = make(kind, [Report(recipient, "250 2.0.0 d\xe9j\xe0 vu", "mx.test[192.0.2.1]:25")])
+    assert envelope.body is Body.SEVEN_BIT
+    assert b"".join(content).isascii()
+    assert "d\xe9j\xe0 vu" in parse(content).get_payload(0).get_payload(decode=True).decode()
+
+
 def test_the_whole_message_goes_back_byte_for_byte_when_ret_full_asks_for_it():
     original = [b"Subject: hi\r\n\r\n", b"--=_other\r\nx\r\n\xff\xfe\r\n"]
     envelope, content = make(original=original, ret="FULL")

@@ -308,7 +308,7 @@ def _text_part(
         said = f"{report.remote.partition('[')[0]} said: " if report.remote else ""
         lines.append(f"<{clean(report.recipient.address)}>: {clean(said + report.reply)}".rstrip(": "))
     lines += ["", f"Queue identifier: {clean(envelope.id)}", ""]
-    part = EmailMessage(policy=SMTP)
+    part = EmailMessage(policy=SMTP.clone(cte_type="7bit"))
     part.set_content("\n".join(lines), charset="utf-8")
     del part["MIME-Version"]
     return part.as_bytes()
