@@ -14,7 +14,7 @@ import pytest
 from conftest import connector, tier_config
 
 from postroad_transport.auth.sources import Sources
-from postroad_transport.config import AcceptedDomain, Binding, ReceiveLimits
+from postroad_transport.config import AcceptedDomain, Binding, Grant, Permission, Principal, ReceiveLimits
 from postroad_transport.policy.tier import TierPolicy
 from postroad_transport.smtp.serving import prepare
 from postroad_transport.spool.store import SpoolError, SpoolFullError
@@ -495,6 +495,28 @@ async def test_drain_aborts_what_does_not_finish_in_time(tier):
     line = await tier.connect()
     await line.begin()
     assert await tier.listeners.drain(0.02) == 1
+
+
+# What is passed on.
+
+
+@pytest.mark.parametrize(
+    ("permissions", "kept"),
+    [
+        ((Permission.SUBMIT,), ("", 0)),
+        ((Permission.SUBMIT, Permission.ACCEPT_AUTHENTICATION_FLAG), ("e+3Dmc2@c.example", -4)),
+    ],
+)
+async def test_submitter_and_priority_are_kept_where_the_client_is_trusted_to_say_them(make_tier, permissions, kept):
+    grants = tuple(Grant(principal=Principal.ANONYMOUS, permission=permission) for permission in permissions)
+    tier = await make_tier(connector(grants=grants))
+    line = await tier.connect()
+    await line.start()
+    mail = "MAIL FROM:<a@c.example> AUTH=e+3Dmc2@c.example MT-PRIORITY=-4"
+    await line.script(mail, "RCPT TO:<b@example.com>", "DATA")
+    assert (await line.ask(b"Subject: a\r\n\r\n.")).startswith("250 2.0.0")
+    envelope, _ = tier.store.messages[0]
+    assert (envelope.submitter, envelope.priority) == kept
 
 
 # CHUNKING and BINARYMIME.

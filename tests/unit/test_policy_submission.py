@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from postroad_transport.policy.submission import missing_fields
+from postroad_transport.config import Permission
+from postroad_transport.policy.submission import missing_fields, passed_on
 
 NOW = 1_700_000_000.9
 
@@ -41,3 +42,18 @@ def test_both_fields_are_added_where_there_are_none():
 )
 def test_only_what_is_missing_is_added(header, added):
     assert [line.partition(b":")[0] for line in completed(header).splitlines()] == added
+
+
+@pytest.mark.parametrize(
+    ("permissions", "account", "expected"),
+    [
+        (set(), "", ("", 0)),
+        (set(Permission) - {Permission.ACCEPT_AUTHENTICATION_FLAG}, "", ("", 0)),
+        ({Permission.SUBMIT}, "alice", ("", 4)),
+        ({Permission.ACCEPT_AUTHENTICATION_FLAG}, "", ("a@one.example", 4)),
+    ],
+)
+def test_only_a_trusted_server_is_believed_who_submitted_and_only_who_logged_in_what_is_urgent(
+    permissions, account, expected
+):
+    assert passed_on("a@one.example", 4, frozenset(permissions), account=account) == expected

@@ -34,9 +34,9 @@ OFFERED = frozenset(ALL_EXTENSIONS)
         ({"SMTPUTF8": None}, MailParameters(smtputf8=True)),
         ({"RET": "hdrs", "ENVID": "QQ314159+2Babc"}, MailParameters(ret="HDRS", envid="QQ314159+2Babc")),
         ({"AUTH": "<>"}, MailParameters()),
-        ({"AUTH": "e+3Dmc2@example.com"}, MailParameters()),
-        ({"MT-PRIORITY": "3"}, MailParameters()),
-        ({"MT-PRIORITY": "-9"}, MailParameters()),
+        ({"AUTH": "e+3Dmc2@example.com"}, MailParameters(submitter="e+3Dmc2@example.com")),
+        ({"MT-PRIORITY": "3"}, MailParameters(priority=3)),
+        ({"MT-PRIORITY": "-9"}, MailParameters(priority=-9)),
     ],
 )
 def test_mail_parameters_are_understood_and_kept_as_sent(given_, expected):

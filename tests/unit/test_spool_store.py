@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 from spool_kit import HeldDisk, envelope, ids, open_store, sample
 
-from postroad_transport.message import RecipientState
+from postroad_transport.message import Envelope, RecipientState
 from postroad_transport.spool import group, room
 from postroad_transport.spool.shard import Shard
 from postroad_transport.spool.sqlite import FILE_BYTES, SqliteStore
@@ -46,6 +47,18 @@ def read_events(events: EventLog, tmp_path: Path) -> str:
 
 async def test_it_is_a_store(path: Path) -> None:
     store: Store = await open_store(path)
+    await store.close()
+
+
+async def test_what_a_former_version_has_stored_is_read_and_nothing_is_stored_of_what_is_not_used(path: Path) -> None:
+    former = {"id": "m", "received_at": 5.0, "sender": "a@one.example", "recipients": [{"address": "b@two.example"}]}
+    found = msgspec.msgpack.decode(msgspec.msgpack.encode(former), type=Envelope)
+    assert (found.submitter, found.priority) == ("", 0)
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(found)) == former
+
+    store = await open_store(path)
+    await store.commit(envelope("m", submitter="c@one.example", priority=-3), [])
+    assert await store.scan() == [envelope("m", submitter="c@one.example", priority=-3)]
     await store.close()
 
 

@@ -66,6 +66,10 @@ class Envelope(msgspec.Struct, kw_only=True, omit_defaults=True):
     """RET= (FULL or HDRS, RFC 3461)."""
     envid: str = ""
     """ENVID= as sent, xtext kept (RFC 3461)."""
+    submitter: str = ""
+    """AUTH= as sent, xtext kept, where the client is trusted to say who submitted the message (RFC 4954)."""
+    priority: int = 0
+    """MT-PRIORITY= where the client is trusted to say it (RFC 6710): -9 to 9."""
     connector: str = ""
     """Name of the receive connector, or ``dsn`` for our own notices."""
     client: str = ""

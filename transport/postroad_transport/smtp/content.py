@@ -16,7 +16,7 @@ from postroad_transport.message import Body, Content, Envelope, PlainContent, co
 from postroad_transport.policy import headers
 from postroad_transport.policy.headers import HeaderReport
 from postroad_transport.policy.receive import check_message, message_too_big
-from postroad_transport.policy.submission import missing_fields
+from postroad_transport.policy.submission import missing_fields, passed_on
 from postroad_transport.policy.verdict import Refuse
 from postroad_transport.smtp import replies
 from postroad_transport.smtp.bdat import ChunkReader, parse_bdat
@@ -233,6 +233,10 @@ class ContentVerbs(TransactionVerbs):
         else:
             chunks.extend(report.kept)
             chunks.append(memoryview(content)[report.header_end :])
+        submitter, priority = mail.submitter, mail.priority
+        if submitter or priority:
+            permissions = self.connector.policy.permissions(facts)
+            submitter, priority = passed_on(submitter, priority, permissions, account=facts.account)
         envelope = Envelope(
             id=identifier,
             received_at=now,
@@ -243,6 +247,8 @@ class ContentVerbs(TransactionVerbs):
             smtputf8=mail.smtputf8,
             ret=mail.ret,
             envid=mail.envid,
+            submitter=submitter,
+            priority=priority,
             connector=self.connector.config.name,
             client=facts.remote_ip,
             account=facts.account,

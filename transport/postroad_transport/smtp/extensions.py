@@ -17,16 +17,19 @@ _NOTIFY = frozenset({"SUCCESS", "FAILURE", "DELAY"})
 _PRIORITIES = frozenset(str(number) for number in range(-9, 10))  # RFC 6710 section 4
 _MAX_ENVID = 100  # RFC 3461 section 4.4
 _MAX_ORCPT = 500  # RFC 3461 section 4.2
+_MAX_SUBMITTER = 500  # RFC 4954 section 5
 
 
 class MailParameters(NamedTuple):
-    """The parameters of MAIL. ``size`` is in bytes."""
+    """The parameters of MAIL. ``size`` is in bytes; ``submitter`` is AUTH=, empty for ``<>``."""
 
     size: int | None = None
     body: Body = Body.SEVEN_BIT
     smtputf8: bool = False
     ret: str = ""
     envid: str = ""
+    submitter: str = ""
+    priority: int = 0
 
 
 class RecipientParameters(NamedTuple):
@@ -60,7 +63,7 @@ def _xtext(value: str | None, limit: int) -> str:
 
 def mail_parameters(given: Mapping[str, str | None], offered: frozenset[str]) -> MailParameters | Reply:
     """Return the meaning of `given`, or the reply that refuses it. `offered`: EHLO keywords that are on."""
-    size, body, smtputf8, ret, envid = NO_MAIL_PARAMETERS
+    size, body, smtputf8, ret, envid, submitter, priority = NO_MAIL_PARAMETERS
     for name, value in given.items():
         try:
             if name == "SIZE" and "SIZE" in offered:
@@ -74,15 +77,15 @@ def mail_parameters(given: Mapping[str, str | None], offered: frozenset[str]) ->
             elif name == "ENVID" and "DSN" in offered:
                 envid = _xtext(value, _MAX_ENVID)
             elif name == "AUTH":
-                # Who may say it is a question for trusted servers; nothing is granted by it here.
-                _ = value == "<>" or _xtext(value, _MAX_ORCPT)
+                # Nothing is granted by it; whether it is passed on depends on who says it.
+                submitter = "" if value == "<>" else _xtext(value, _MAX_SUBMITTER)
             elif name == "MT-PRIORITY":
-                _one_of(value or "", _PRIORITIES)
+                priority = int(_one_of(value or "", _PRIORITIES))
             else:
                 return _unknown(name)
         except _BadValueError:
             return Reply(501, "5.5.4", f"Bad value of the {name} parameter")
-    return MailParameters(size, body, smtputf8, ret, envid)
+    return MailParameters(size, body, smtputf8, ret, envid, submitter, priority)
 
 
 def _size(value: str | None) -> int:
