@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import email
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -77,6 +78,39 @@ def test_postfix_takes_our_mail_as_a_smart_host_over_starttls(
             wait_for(lambda: sink.recipients["bob@far.example"] == 1, timeout=30, what="the message behind Postfix")
             assert tier.metric("postroad_tls_handshakes_total", direction="out", result="ok") == 1
     assert b"with ESMTPS" in sink.bodies[0]
+
+
+def test_postfix_without_8bitmime_is_sent_7_bit_mail(
+    manifests: Manifests, start_tier: Callable[..., Tier], postfix_home: Path
+) -> None:
+    part = "Content-Type: {}\r\nContent-Transfer-Encoding: 8bit\r\n\r\n{}\r\n"
+    text = part.format("text/plain; charset=utf-8", ".\r\nSchöne Grüße\r\n-- \r\nü")
+    message = (
+        'Subject: out\r\nMIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary="=_1"\r\n\r\n'
+        f"--=_1\r\n{text}--=_1\r\n{part.format('application/x', 'ä' * 200)}--=_1--\r\n"
+    ).encode()
+    port = free_port()
+    with mail_sink() as sink:
+        settings = {
+            "relayhost": f"[127.0.0.1]:{sink.port}",
+            "smtpd_discard_ehlo_keywords": "8bitmime",
+            "smtpd_recipient_restrictions": "permit_mynetworks,reject",
+        }
+        with postfix(postfix_home / "instance", settings, port=port):
+            manifests.smart_host(port)
+            tier = start_tier(manifests)
+            with tier.submit() as client:
+                client.sendmail("alice@mail.example", ["bob@far.example"], message, mail_options=["BODY=8BITMIME"])
+            wait_for(lambda: sink.recipients["bob@far.example"] == 1, timeout=30, what="the message behind Postfix")
+        (sent,) = wait_for(lambda: [event for event in tier.events() if event["event"] == "SEND"], what="the event")
+    assert sent["converted"] == "7BIT"
+    assert sink.bodies[0].isascii()
+    before, after = email.message_from_bytes(message), email.message_from_bytes(sink.bodies[0])
+    for given, arrived in zip(before.get_payload(), after.get_payload(), strict=True):
+        assert arrived.get_payload(decode=True) == given.get_payload(decode=True)
+        assert arrived["Content-Type"] == given["Content-Type"]
+    encodings = [arrived["Content-Transfer-Encoding"] for arrived in after.get_payload()]
+    assert encodings == ["quoted-printable", "base64"]
 
 
 def swaks(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -17,7 +17,7 @@ from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 from smart_host import PASSWORD, USER, needs_smart_host, running_smart_host
-from smtp_peer import EXTENSIONS, Peer, deliver, hop_to, limits, settings
+from smtp_peer import CLOSE, EXTENSIONS, Peer, deliver, hop_to, limits, settings
 from trust_kit import party
 
 from postroad_transport.config import AuthMechanism, Revocation, TlsTrust
@@ -185,6 +185,46 @@ async def test_credentials_are_kept_from_a_smart_host_that_proves_nothing_unless
 
 
 # A scripted one
+
+
+@pytest.mark.parametrize(("submitter", "said"), [("", "<>"), ("e+3Dmc2@o.example", "e+3Dmc2@o.example")])
+async def test_smart_host_that_we_logged_in_at_is_told_who_submitted_the_message(submitter, said):
+    async with Peer(extensions=("AUTH PLAIN",)) as peer:
+        for mechanism in (BASIC, AuthMechanism.NONE):
+            hop = hop_to(peer.port, given=with_credentials(), auth_mechanism=mechanism, credentials_file="c.json")
+            await deliver(hop, submitter=submitter)
+            await hop.close()
+        assert [taken.mail for taken in peer.taken] == [
+            f"MAIL FROM:<s@o.example> AUTH={said}",
+            "MAIL FROM:<s@o.example>",
+        ]
+
+
+@pytest.mark.parametrize("extensions", [("AUTH PLAIN", "PIPELINING"), ("AUTH PLAIN",)])
+async def test_smart_host_that_does_not_know_auth_of_mail_is_asked_again_without_it(extensions):
+    async with Peer(extensions=extensions) as peer:
+        peer.answers["MAIL"] = [b"555 5.5.4 parameter not recognized\r\n", b"250 2.1.0 ok\r\n"]
+        hop = hop_to(peer.port, given=with_credentials(), auth_mechanism=BASIC, credentials_file="c.json")
+        for _ in range(2):
+            (outcome,) = await deliver(hop)
+            assert outcome.result is Result.DELIVERED
+        await hop.close()
+        assert [command for command in peer.commands if command.startswith("MAIL")] == [
+            "MAIL FROM:<s@o.example> AUTH=<>",
+            "MAIL FROM:<s@o.example>",
+            "MAIL FROM:<s@o.example>",
+        ]
+
+
+@pytest.mark.parametrize("end", [b"421 4.3.0 too much\r\n", CLOSE, b"555 5.5.4 no\r\n"])
+async def test_smart_host_that_refuses_mail_for_good_is_not_asked_a_third_time(end):
+    async with Peer(extensions=("AUTH PLAIN",)) as peer:
+        peer.answers["MAIL"] = [b"555 5.5.4 parameter not recognized\r\n", end]
+        hop = hop_to(peer.port, given=with_credentials(), auth_mechanism=BASIC, credentials_file="c.json")
+        (outcome,) = await deliver(hop)
+        assert outcome.result is Result.FAILED
+        assert peer.connections == 1
+        await hop.close()
 
 
 @pytest.mark.parametrize("extensions", [("AUTH PLAIN",), ("AUTH GSSAPI",), ()])

@@ -16,7 +16,7 @@ from postroad_transport.config import Drop, RetryPolicy
 from postroad_transport.delivery import smtp_hop
 from postroad_transport.delivery.hop import Result
 from postroad_transport.delivery.smtp_hop import RECIPIENTS, make_hop
-from postroad_transport.message import Body, Recipient
+from postroad_transport.message import Body, PlainContent, Recipient
 from postroad_transport.routing.mx import LookupFailedError, MailExchanger
 from postroad_transport.routing.resolver import DnsResolver
 from postroad_transport.routing.table import Route
@@ -213,6 +213,70 @@ async def test_binary_message_goes_by_bdat_byte_for_byte():
         assert results(await deliver(hop, content=content, body=Body.BINARY_MIME)) == [Result.DELIVERED]
         assert peer.taken[0].data == b"".join(content)
         assert peer.taken[0].mail == "MAIL FROM:<s@o.example> BODY=BINARYMIME"
+        await hop.close()
+
+
+EIGHT_BIT = b"Subject: x\r\nMIME-Version: 1.0\r\nContent-Transfer-Encoding: 8bit\r\n\r\n\xc3\xa4\r\n"
+CONVERTED = EIGHT_BIT.replace(b"8bit", b"quoted-printable").replace(b"\xc3\xa4", b"=C3=A4")
+
+
+@pytest.mark.parametrize("body", [Body.SEVEN_BIT, Body.EIGHT_BIT_MIME, Body.BINARY_MIME])
+@pytest.mark.parametrize("kind", [PlainContent, list])
+async def test_8_bit_message_is_converted_for_a_peer_that_takes_none(body, kind):
+    async with Peer(extensions=("PIPELINING", "SIZE", "CHUNKING")) as peer:
+        hop = hop_to(peer.port)
+        (outcome,) = await deliver(hop, content=kind([EIGHT_BIT[:30], memoryview(EIGHT_BIT)[30:]]), body=body)
+        assert outcome.result is Result.DELIVERED
+        assert outcome.converted == "7BIT"
+        assert peer.taken[0].mail == f"MAIL FROM:<s@o.example> SIZE={len(CONVERTED)}"
+        assert peer.taken[0].data == CONVERTED
+        await hop.close()
+
+
+async def test_8_bit_message_goes_as_it_is_to_a_peer_that_takes_it(peer):
+    hop = hop_to(peer.port)
+    (outcome,) = await deliver(hop, content=[EIGHT_BIT], body=Body.EIGHT_BIT_MIME)
+    assert not outcome.converted
+    assert peer.taken[0].data == EIGHT_BIT
+    assert peer.taken[0].mail == "MAIL FROM:<s@o.example> BODY=8BITMIME"
+    await hop.close()
+
+
+async def test_binary_message_is_converted_for_a_peer_that_takes_8_bit(peer):
+    hop = hop_to(peer.port)
+    content = [b"MIME-Version: 1.0\r\nContent-Type: image/x\r\nContent-Transfer-Encoding: binary\r\n\r\n\x00\n"]
+    (outcome,) = await deliver(hop, content=content, body=Body.BINARY_MIME)
+    assert outcome.converted == "8BITMIME"
+    assert peer.taken[0].data == content[0].replace(b"binary", b"base64").replace(b"\x00\n", b"AAo=\r\n")
+    assert peer.taken[0].mail == "MAIL FROM:<s@o.example> BODY=8BITMIME"
+    await hop.close()
+
+
+async def test_message_that_cannot_be_converted_fails_unless_nobody_declared_it():
+    content = [EIGHT_BIT.replace(b"Subject: x", b"Subject: \xe4")]
+    async with Peer(extensions=("PIPELINING",)) as peer:
+        hop = hop_to(peer.port)
+        for body, kind in ((Body.EIGHT_BIT_MIME, "8-bit"), (Body.BINARY_MIME, "8-bit")):
+            (outcome,) = await deliver(hop, content=content, body=body)
+            assert outcome.result is Result.FAILED
+            assert outcome.reply == (
+                f"554 5.6.3 the peer takes no {kind} messages, and it cannot be converted: 8-bit bytes in a header"
+            )
+        assert not any(command.startswith("MAIL") for command in peer.commands)
+        (outcome,) = await deliver(hop, content=content)
+        assert outcome.result is Result.DELIVERED
+        assert not outcome.converted
+        assert peer.taken[0].data == content[0]
+        await hop.close()
+
+
+async def test_large_8_bit_message_is_converted_beside_the_loop():
+    content = [EIGHT_BIT, b".\xc3\xa4\r\n" * 100_000]
+    async with Peer(extensions=("PIPELINING",)) as peer:
+        hop = hop_to(peer.port, limits=limits(data_timeout=20))
+        (outcome,) = await deliver(hop, content=content, body=Body.EIGHT_BIT_MIME)
+        assert outcome.converted == "7BIT"
+        assert peer.taken[0].data == CONVERTED + b".=C3=A4\r\n" * 100_000
         await hop.close()
 
 

@@ -12,7 +12,13 @@ from smtp_peer import envelope
 from postroad_transport.delivery.failover import DeadHosts, Pacer
 from postroad_transport.delivery.peer_reply import MAX_LINE, MAX_LINES, PeerReply, ReplyParser, ReplySyntaxError
 from postroad_transport.delivery.smtp_client import Credentials, Endpoint
-from postroad_transport.delivery.smtp_commands import mail_command, message_refusal, rcpt_command, recipient_refusal
+from postroad_transport.delivery.smtp_commands import (
+    converted_body,
+    mail_command,
+    message_refusal,
+    rcpt_command,
+    recipient_refusal,
+)
 from postroad_transport.delivery.wire_form import data_form
 from postroad_transport.message import Body, Recipient
 
@@ -159,11 +165,6 @@ def test_bare_peer_is_told_the_bare_minimum_and_u_label_domains_become_a_labels(
         ({}, b"x" * 10, {"SIZE": "10"}, ""),
         ({}, b"x" * 10, {"SIZE": "0"}, ""),
         ({}, b"x" * 10, {"SIZE": "nonsense"}, ""),
-        ({"body": Body.BINARY_MIME}, b"x", {"CHUNKING": ""}, "554 5.6.3"),
-        ({"body": Body.BINARY_MIME}, b"x", {"CHUNKING": "", "BINARYMIME": ""}, ""),
-        ({"body": Body.EIGHT_BIT_MIME}, b"\xff", {}, "554 5.6.3"),
-        ({"body": Body.EIGHT_BIT_MIME}, b"x", {}, ""),
-        ({"body": Body.EIGHT_BIT_MIME}, b"\xff", {"8BITMIME": ""}, ""),
         ({"sender": "ü@o.example", "smtputf8": True}, b"x", {}, "553 5.6.7"),
         ({"sender": "s@ü.example", "smtputf8": True}, b"x", {}, ""),
         ({"smtputf8": True}, b"Subject: \xc3\xbc\r\n\r\n", {}, "554 5.6.9"),
@@ -193,6 +194,46 @@ def test_recipient_that_the_peer_cannot_take_is_refused_beforehand(address, utf8
     found = recipient_refusal(Recipient(address=address), utf8=utf8)
     assert found.startswith(refusal)
     assert bool(found) == bool(refusal)
+
+
+@pytest.mark.parametrize(
+    ("body", "offered", "needed"),
+    [
+        (Body.SEVEN_BIT, "8BITMIME", None),
+        (Body.SEVEN_BIT, "", Body.SEVEN_BIT),
+        (Body.EIGHT_BIT_MIME, "8BITMIME", None),
+        (Body.EIGHT_BIT_MIME, "CHUNKING BINARYMIME", Body.SEVEN_BIT),
+        (Body.BINARY_MIME, "CHUNKING BINARYMIME", None),
+        (Body.BINARY_MIME, "8BITMIME CHUNKING", Body.EIGHT_BIT_MIME),
+        (Body.BINARY_MIME, "8BITMIME BINARYMIME", Body.EIGHT_BIT_MIME),
+        (Body.BINARY_MIME, "CHUNKING", Body.SEVEN_BIT),
+    ],
+)
+def test_content_is_made_to_fit_what_the_peer_offers(body, offered, needed):
+    extensions = dict.fromkeys(offered.split(), "")
+    assert converted_body(envelope(body=body), [b"x", b"\xff"], extensions) is needed
+    # Of what is declared binary, nobody knows the line ends.
+    ascii_needs = needed if body is Body.BINARY_MIME else None
+    assert converted_body(envelope(body=body), [b"x", b"y"], extensions) is ascii_needs
+
+
+def test_priority_is_passed_on_where_the_peer_offers_it():
+    assert mail_command(envelope(priority=-3), 7, {"MT-PRIORITY": "MIXER"}) == (
+        b"MAIL FROM:<s@o.example> MT-PRIORITY=-3\r\n"
+    )
+    assert mail_command(envelope(priority=-3), 7, {}) == b"MAIL FROM:<s@o.example>\r\n"
+    assert mail_command(envelope(), 7, {"MT-PRIORITY": ""}) == b"MAIL FROM:<s@o.example>\r\n"
+
+
+@pytest.mark.parametrize(
+    ("submitter", "said"),
+    [("", "<>"), ("e+3Dmc2@o.example", "e+3Dmc2@o.example"), ("x y", "<>")],
+)
+def test_submitter_is_told_to_whom_we_have_logged_in_at(submitter, said):
+    message = envelope(submitter=submitter)
+    told = mail_command(message, 7, {"AUTH": "PLAIN"}, tells_submitter=True)
+    assert told == f"MAIL FROM:<s@o.example> AUTH={said}\r\n".encode()
+    assert mail_command(message, 7, {"AUTH": "PLAIN"}) == b"MAIL FROM:<s@o.example>\r\n"
 
 
 def test_dsn_value_that_would_add_a_parameter_is_left_out():

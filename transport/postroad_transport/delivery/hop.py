@@ -32,6 +32,8 @@ class Outcome:
     """TLS version of the session, empty in clear."""
     dsn: bool = False
     """The peer took the DSN parameters, and with them the duty to notify of success (RFC 3461 section 5.2.1)."""
+    converted: str = ""
+    """The BODY that the content was converted to for the peer; empty: it went as it was."""
 
 
 class Hop(Protocol):

@@ -308,6 +308,7 @@ class SmtpSession:
                 raise SessionError(f"454 4.7.0 authentication at {self._label} failed: {error}") from None
             if reply.code == 235:
                 self._plan.on_login(name, "ok")
+                self._transactions.tells_submitter = True
                 return
             self._plan.on_login(name, "refused" if reply.code >= 500 else "deferred")
         raise SessionError(f"454 4.7.0 authentication at {self._label} failed: {name}: {reply.line}")

@@ -2,12 +2,14 @@
 
 What the peer does not offer (RFC 6152, 6531, 3030, 3461):
 
-- 8BITMIME: a message declared 8BITMIME that does hold 8-bit bytes fails with 554 5.6.3; it is never converted,
-  which would break signatures. One that holds none goes without BODY.
-- BINARYMIME (with CHUNKING): fails with 554 5.6.3.
+- 8BITMIME, and BINARYMIME (with CHUNKING): what the peer cannot take is converted (:mod:`.transfer_encoding`), else
+  fails with 554 5.6.3. A message that holds no 8-bit bytes goes as it is, without BODY.
 - SMTPUTF8: where every address and the header are ASCII the keyword is dropped, and U-label domains become
   A-labels. Else 553 5.6.7 (an address; a recipient's concerns only that recipient) or 554 5.6.9 (the header).
 - DSN: RET, ENVID, NOTIFY and ORCPT are dropped.
+- MT-PRIORITY (RFC 6710): the priority is dropped.
+
+To a server that this one has logged in at, MAIL says who submitted the message, or ``AUTH=<>`` (RFC 4954 section 5).
 """
 
 from __future__ import annotations
@@ -33,8 +35,19 @@ def uses_binary(envelope: Envelope) -> bool:
     return envelope.body is Body.BINARY_MIME
 
 
+def converted_body(envelope: Envelope, content: Content, extensions: Extensions) -> Body | None:
+    """Return what the content has to be made to fit for this peer, None where it goes as it is."""
+    if envelope.body is Body.BINARY_MIME:
+        if "BINARYMIME" in extensions and "CHUNKING" in extensions:
+            return None
+        return Body.EIGHT_BIT_MIME if "8BITMIME" in extensions else Body.SEVEN_BIT
+    return None if "8BITMIME" in extensions or _is_ascii(content) else Body.SEVEN_BIT
+
+
 def message_refusal(envelope: Envelope, size: int, content: Content, extensions: Extensions) -> str:
     """Return the reply with which the whole message fails at this peer, or an empty string.
+
+    It has been made to fit :func:`converted_body`.
 
     Parameters
     ----------
@@ -44,10 +57,6 @@ def message_refusal(envelope: Envelope, size: int, content: Content, extensions:
     limit = extensions.get("SIZE", "")
     if limit.isdecimal() and 0 < int(limit) < size:
         return f"552 5.3.4 message of {size} bytes exceeds the peer's limit of {limit}"
-    if envelope.body is Body.BINARY_MIME and not ("CHUNKING" in extensions and "BINARYMIME" in extensions):
-        return "554 5.6.3 the peer does not take binary messages, and they are not converted"
-    if envelope.body is Body.EIGHT_BIT_MIME and "8BITMIME" not in extensions and not _is_ascii(content):
-        return "554 5.6.3 the peer does not take 8-bit messages, and they are not converted"
     utf8 = speaks_utf8(envelope, extensions)
     if path(envelope.sender, utf8=utf8) is None:
         if not utf8 and not envelope.sender.isascii():
@@ -70,8 +79,11 @@ def recipient_refusal(recipient: Recipient, *, utf8: bool) -> str:
     return "553 5.1.3 the recipient's address cannot be put in a command"
 
 
-def mail_command(envelope: Envelope, size: int, extensions: Extensions) -> bytes:
-    """Return MAIL with the parameters that the peer offers; :func:`message_refusal` must be empty."""
+def mail_command(envelope: Envelope, size: int, extensions: Extensions, *, tells_submitter: bool = False) -> bytes:
+    """Return MAIL with the parameters that the peer offers; :func:`message_refusal` must be empty.
+
+    `tells_submitter` is for a session that has logged in with AUTH.
+    """
     utf8 = speaks_utf8(envelope, extensions)
     line = f"MAIL FROM:<{path(envelope.sender, utf8=utf8)}>"
     if "SIZE" in extensions:
@@ -84,6 +96,10 @@ def mail_command(envelope: Envelope, size: int, extensions: Extensions) -> bytes
         line += " REQUIRETLS"
     if "DSN" in extensions:
         line += _parameter("RET", envelope.ret) + _parameter("ENVID", envelope.envid)
+    if envelope.priority and "MT-PRIORITY" in extensions:
+        line += f" MT-PRIORITY={envelope.priority}"
+    if tells_submitter:
+        line += _parameter("AUTH", envelope.submitter) or " AUTH=<>"
     return line.encode() + b"\r\n"
 
 

@@ -11,13 +11,17 @@ Every recipient gets exactly one :class:`Attempt`, whatever the peer does:
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import NamedTuple
+
+import msgspec
 
 from postroad_transport.config import SendLimits
 from postroad_transport.delivery.hop import Outcome, Result
 from postroad_transport.delivery.peer_reply import PeerReply
 from postroad_transport.delivery.smtp_commands import (
+    converted_body,
     mail_command,
     message_refusal,
     rcpt_command,
@@ -26,10 +30,16 @@ from postroad_transport.delivery.smtp_commands import (
     uses_binary,
 )
 from postroad_transport.delivery.smtp_connection import SmtpConnection
+from postroad_transport.delivery.transfer_encoding import UnconvertibleError, convert
 from postroad_transport.delivery.wire_form import data_form
-from postroad_transport.message import Chunk, Content, Envelope, Recipient, content_size
+from postroad_transport.message import Body, Chunk, Content, Envelope, Recipient, content_size
+
+CONVERTED_AT_ONCE = 1 << 17
+"""Bytes of content up to which a conversion is not worth a thread."""
 
 _DATA = b"DATA\r\n"
+_MORE_THAN = {Body.SEVEN_BIT: "8-bit", Body.EIGHT_BIT_MIME: "binary"}
+_UNKNOWN_PARAMETER = (501, 504, 555)
 _OUT_OF_STEP = "451 4.5.0 protocol error: replies out of step"
 
 
@@ -53,16 +63,21 @@ class SmtpTransactions:
         Transactions begun.
     extensions
         EHLO keywords in upper case, with their parameters.
+    tells_submitter
+        Whether MAIL has AUTH=: after a login with AUTH, unless the peer does not know it.
     """
 
     def __init__(self, connection: SmtpConnection, label: str, limits: SendLimits, *, lmtp: bool) -> None:
         self.count = 0
         self.extensions: dict[str, str] = {}
+        self.tells_submitter = False
         self._connection = connection
         self._label = label
         self._limits = limits
         self._lmtp = lmtp
         self._unfinished = False
+        self._converted = ""
+        self._mail_code = 0
 
     async def send(self, envelope: Envelope, recipients: Sequence[Recipient], content: Content) -> list[Attempt]:
         """Run one transaction; return one attempt per recipient, in order.
@@ -72,6 +87,16 @@ class SmtpTransactions:
         StaleSessionError
             The session had been kept and the peer had given it up: nothing of this transaction was answered.
         """
+        self._converted = ""
+        body = converted_body(envelope, content, self.extensions)
+        if body is not None:
+            try:
+                envelope, content = await self._converted_message(envelope, content, body)
+            except UnconvertibleError as error:
+                refusal = (
+                    f"554 5.6.3 the peer takes no {_MORE_THAN[body]} messages, and it cannot be converted: {error}"
+                )
+                return [self._attempt(Result.FAILED, refusal)] * len(recipients)
         size = content_size(content)
         refusal = message_refusal(envelope, size, content, self.extensions)
         if refusal:
@@ -79,7 +104,6 @@ class SmtpTransactions:
         if envelope.require_tls and not self._connection.tls:
             refusal = f"451 4.7.10 the message requires TLS and {self._label} has none"
             return [self._attempt(Result.DEFERRED, refusal, elsewhere=True)] * len(recipients)
-        mail = mail_command(envelope, size, self.extensions)
         utf8 = speaks_utf8(envelope, self.extensions)
         refusals = [recipient_refusal(recipient, utf8=utf8) for recipient in recipients]
         rcpts = [
@@ -89,8 +113,44 @@ class SmtpTransactions:
         ]
         if not rcpts:
             return [self._attempt(Result.FAILED, refusal) for refusal in refusals]
-        made = iter(await self._transaction(mail, rcpts, content, binary=uses_binary(envelope)))
+        made = iter(await self._transactions(envelope, size, rcpts, content))
         return [self._attempt(Result.FAILED, refusal) if refusal else next(made) for refusal in refusals]
+
+    async def _transactions(
+        self, envelope: Envelope, size: int, rcpts: list[bytes], content: Content
+    ) -> list[Attempt]:
+        """Return one attempt per command in `rcpts`; MAIL is said again where the peer does not know AUTH= of it."""
+        binary = uses_binary(envelope)
+        mail = mail_command(envelope, size, self.extensions, tells_submitter=self.tells_submitter)
+        attempts = await self._transaction(mail, rcpts, content, binary=binary)
+        if self.tells_submitter and self._mail_code in _UNKNOWN_PARAMETER:
+            self.tells_submitter = False
+            mail = mail_command(envelope, size, self.extensions)
+            try:
+                attempts = await self._transaction(mail, rcpts, content, binary=binary)
+            except StaleSessionError:
+                # It is gone over the refusal, which stands: another session would end like this one.
+                return attempts
+        return attempts
+
+    async def _converted_message(self, envelope: Envelope, content: Content, body: Body) -> tuple[Envelope, Content]:
+        """Return the message as the peer takes it. Raises UnconvertibleError."""
+        given = envelope.body
+        try:
+            if content_size(content) <= CONVERTED_AT_ONCE:
+                converted = convert(content, given, body)
+            else:
+                converted = await asyncio.to_thread(convert, content, given, body)
+        except UnconvertibleError:
+            if given is Body.SEVEN_BIT:
+                # Nobody has said that it is more: it goes as it came.
+                return envelope, content
+            raise
+        if converted is not content:
+            self._converted = str(body)
+        if given is Body.SEVEN_BIT:
+            return envelope, converted
+        return msgspec.structs.replace(envelope, body=body), converted
 
     async def _transaction(self, mail: bytes, rcpts: list[bytes], content: Content, *, binary: bool) -> list[Attempt]:
         """Return one attempt per command in `rcpts`."""
@@ -101,6 +161,7 @@ class SmtpTransactions:
         self._unfinished = True
 
         rest = replies[1:]
+        self._mail_code = replies[0].code if replies else 0
         if not replies or not _positive(replies[0]):
             attempts: list[Attempt | None] = [self._refused(replies[0] if replies else None)] * len(rcpts)
         else:
@@ -201,7 +262,8 @@ class SmtpTransactions:
 
     def _attempt(self, result: Result, reply: str, *, elsewhere: bool = False) -> Attempt:
         dsn = result is Result.DELIVERED and "DSN" in self.extensions
-        return Attempt(Outcome(result, reply, self._label, self._connection.tls, dsn), elsewhere)
+        converted = self._converted if result is Result.DELIVERED else ""
+        return Attempt(Outcome(result, reply, self._label, self._connection.tls, dsn, converted), elsewhere)
 
 
 def _positive(reply: PeerReply) -> bool:

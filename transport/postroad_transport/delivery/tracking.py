@@ -67,6 +67,7 @@ class Tracking:
                     destination=route.destination,
                     remote=outcome.remote,
                     tls=outcome.tls,
+                    converted=outcome.converted,
                     reply=outcome.reply,
                     size=envelope.size,
                     seconds=int(seconds * 1e6) / 1e6,

@@ -57,7 +57,10 @@ class Routed(Step, tag="ROUTE"):
 
 
 class Sent(Step, tag="SEND"):
-    """Recipients were delivered, with one reply. `seconds` since the message was received."""
+    """Recipients were delivered, with one reply. `seconds` since the message was received.
+
+    `converted` is the BODY (RFC 6152) that the message was converted to for a peer that takes no more.
+    """
 
     destination: str
     reply: str
@@ -65,6 +68,7 @@ class Sent(Step, tag="SEND"):
     seconds: float
     remote: str = ""
     tls: str = ""
+    converted: str = ""
 
 
 class EventLog:
