@@ -586,6 +586,19 @@ async def test_a_reload_that_changes_how_a_dead_destination_is_reached_tries_at_
     assert not tier.store.envelopes
 
 
+async def test_content_for_a_destination_that_is_left_alone_is_not_kept_in_memory():
+    tier = Tier()
+    tier.hop("dead.test").default = DEAD
+    await tier.send("bob@dead.test")
+    assert tier.queue._ledger.contents.kept_bytes == 0
+    second = await tier.send("bob@dead.test")
+    assert tier.queue._ledger.contents.kept_bytes == 0
+    tier.hop("dead.test").default = DELIVERED
+    await tier.clock.advance(100)
+    assert not tier.store.envelopes
+    assert tier.hop("dead.test").attempts[-1][0] == second
+
+
 async def test_mail_for_a_suspended_connector_waits_and_goes_when_a_reload_lets_it():
     tier = Tier()
     tier.queue.reload(Table(suspend=True), tier.hop_for)

@@ -72,11 +72,12 @@ class Ledger:
     def enter(self, envelope: Envelope, content: Content | None, *, fresh: bool) -> None:
         """Queue a message; `fresh`: it was just committed, with `content`. Never raises."""
         message = self.messages[envelope.id] = QueuedMessage(envelope)
+        now = self.clock()
         try:
-            self._plan(message, envelope.recipients, self.clock(), announce=fresh)
+            self._plan(message, envelope.recipients, now, announce=fresh)
             if not message.entries:
                 self.unsaved[envelope.id] = message
-            elif content is not None:
+            elif content is not None and any(entry.destination.is_open(now) for entry in message.entries):
                 self.contents.keep(envelope.id, content, envelope.size)
         except Exception as error:
             # It stays in the store, and is looked at again at the next start.

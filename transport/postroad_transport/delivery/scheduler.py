@@ -102,16 +102,14 @@ class Destination:
     remote: str = ""
     """Why it could not be reached."""
 
+    def is_open(self, now: float) -> bool:
+        """Return whether anything may be tried now."""
+        return not self.suspended and now >= self.backoff_until
+
     def can_work(self, now: float) -> bool:
         """Return whether an entry may be handed out now."""
         window = self.window if not self.failures else 1
-        return (
-            self.ready_count > 0
-            and self.running < window
-            and now >= self.backoff_until
-            and now >= self.paced_until
-            and not self.suspended
-        )
+        return self.ready_count > 0 and self.running < window and now >= self.paced_until and self.is_open(now)
 
     def follow(self, route: Route) -> None:
         """Take over what `route` says."""
