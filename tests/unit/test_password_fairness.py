@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
 import threading
 from contextlib import suppress
 
@@ -107,23 +105,6 @@ async def test_when_too_many_wait_the_guesser_is_sent_away_not_the_newcomer():
             await guesses[2]
         assert await desk.order() == ["right", "guess 0", "guess 1"]
         assert await newcomer
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="threads have priorities of their own under Linux only")
-async def test_guesses_are_checked_with_the_lowest_priority_and_all_others_as_usual():
-    priorities: dict[str, int] = {}
-
-    def check(encoded: str, password: bytes) -> bool:
-        priorities[password.decode()] = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-        return False
-
-    usual = os.getpriority(os.PRIO_PROCESS, 0)
-    verifier = PasswordVerifier(threads=1, check=check)
-    for _ in range(2):  # the thread of guesses has begun, and changes nothing for the others
-        assert not await verifier.verify("user", "guess", "hash", Origin("a", suspect=True))
-        assert not await verifier.verify("user", "typing error at home", "hash", Origin("b", known=True))
-    await verifier.close()
-    assert priorities == {"guess": 19, "typing error at home": usual}
 
 
 async def test_guesses_leave_one_thread_to_the_others():

@@ -50,15 +50,8 @@ class CheckGate:
     def __len__(self) -> int:
         return len(self._queue)
 
-    async def run(
-        self, origin: Origin, check: Callable[[], Awaitable[T]], guess: Callable[[], Awaitable[T]] | None = None
-    ) -> T:
+    async def run(self, origin: Origin, check: Callable[[], Awaitable[T]]) -> T:
         """Await `check` when it is its turn, and return what it returns: something true for a right password.
-
-        Parameters
-        ----------
-        guess
-            The same check, awaited in its place where it is a likely guess.
 
         Raises
         ------
@@ -78,7 +71,7 @@ class CheckGate:
                 self._send_away(last, SentAway.CROWDED)
             self._advance()
             await turn
-            answer = await (guess if guess is not None and ticket.paced else check)()
+            answer = await check()
             right = bool(answer)
             return answer
         finally:

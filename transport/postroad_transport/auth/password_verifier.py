@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -42,7 +40,6 @@ class PasswordVerifier:
     ) -> None:
         threads = threads or min(4, os.cpu_count() or 1)
         self._pool = ThreadPoolExecutor(threads, "passwords")
-        self._guesses = ThreadPoolExecutor(1, "guesses", initializer=_take_what_is_left)
         self._gate = CheckGate("htpasswd", FairQueue(threads, most=max_pending), metrics, clock=clock)
         self._check = check
         self._recent: Recent[bool] = Recent(REMEMBER_ENTRIES, clock=clock)
@@ -68,37 +65,26 @@ class PasswordVerifier:
 
     async def close(self) -> None:
         """Stop the threads; what has not begun is given up."""
-        for pool in (self._pool, self._guesses):
-            pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.shutdown(wait=False, cancel_futures=True)
         self._gate.close()
 
     async def _ask(self, question: _Question, origin: Origin) -> bool:
         _, password, encoded = question
         secret = password.encode("utf-8", "surrogatepass")
         try:
-            good = await self._gate.run(
-                origin,
-                lambda: self._in_thread(self._pool, encoded, secret),
-                lambda: self._in_thread(self._guesses, encoded, secret),
-            )
+            good = await self._gate.run(origin, lambda: self._in_thread(encoded, secret))
         finally:
             del self._pending[question]
         if good:
             self._recent.put(True, REMEMBER, *question)
         return good
 
-    async def _in_thread(self, pool: ThreadPoolExecutor, encoded: str, secret: bytes) -> bool:
+    async def _in_thread(self, encoded: str, secret: bytes) -> bool:
         try:
-            answer = pool.submit(self._check, encoded, secret)
+            answer = self._pool.submit(self._check, encoded, secret)
         except RuntimeError as error:
             raise AuthUnavailableError("closed") from error
         return await asyncio.wrap_future(answer)
-
-
-def _take_what_is_left() -> None:
-    """Give this thread the lowest priority, which under Linux is a thread's own."""
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
 def _retrieve(asking: asyncio.Task[bool]) -> None:
