@@ -170,7 +170,7 @@ class Floor:
 
 @dataclass
 class Postroad:
-    """The tier, as ``postroad run`` starts it. To accept only, its send connector is suspended: every message waits."""
+    """The tier, as ``postroad run`` starts it. To accept only, its send connector is suspended: messages wait."""
 
     directory: Path
     relay_to: int | None
