@@ -10,8 +10,6 @@ PYTEST_FLAGS ?=
 BENCH_FLAGS ?=
 WORKERS ?= 2
 FUZZ_SECONDS ?= 120
-# File by file as they come: the files with few and long tests first, so that no worker is left with one of them.
-SPREAD := --dist loadfile --no-loadscope-reorder
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -33,10 +31,10 @@ run: $(STAMP) ## Start a mail tier from examples/quickstart (RUN_DIR=..., RUN_FL
 	$(BIN)/postroad run $(RUN_DIR) $(RUN_FLAGS)
 
 test: $(STAMP) ## Run every test (PYTEST_FLAGS=...)
-	$(BIN)/python -m pytest -n $(WORKERS) $(SPREAD) $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_FLAGS)
 
 cov: $(STAMP) ## The same with coverage, and the lines that no test reaches in htmlcov/
-	$(BIN)/python -m pytest -n $(WORKERS) $(SPREAD) --cov --cov-report=term:skip-covered --cov-report=html $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term:skip-covered --cov-report=html $(PYTEST_FLAGS)
 
 fuzz: $(STAMP) ## Fuzz addresses and headers (FUZZ_SECONDS=...; needs atheris)
 	@$(BIN)/python -c "import atheris" || { echo "make fuzz needs atheris: $(BIN)/pip install atheris" >&2; exit 1; }
