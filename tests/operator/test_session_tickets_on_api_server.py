@@ -157,7 +157,8 @@ def test_one_that_is_due_is_replaced_without_a_word(cluster: Cluster, clock: Clo
     cluster.wait_settled()
     for coming in clients.values():
         for pod in cluster.pods:
-            wait_for(lambda: not coming.resumes(pod.address, keep=False), what=f"{pod.name} to let go of the old one")  # noqa: B023
+            what = f"{pod.name} to let go of the old one"
+            wait_for(lambda: not coming.resumes(pod.address, keep=False), what=what)  # noqa: B023 (called at once)
     assert resume_everywhere(cluster, tmp_path)
     # What is new stays until it is due in its turn.
     programmed(cluster, 5)

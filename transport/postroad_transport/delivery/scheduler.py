@@ -218,7 +218,7 @@ class Scheduler:
                 destination.paced_until = now + destination.interval
                 if destination.ready_count:
                     self._timer(destination.paced_until, destination)
-            destination.in_turn = destination.ready_count > 0 and destination.can_work(now)
+            destination.in_turn = destination.can_work(now)
             if destination.in_turn:
                 turns.append(destination)
             return entry

@@ -46,7 +46,7 @@ class Dispatch(ContentVerbs):
             if line is None or self._is_over():
                 self._input.feed(data)
                 answered = self._answer_at_once()
-            elif answered := self._answer_line(line) and not self._ending:
+            elif answered := (self._answer_line(line) and not self._ending):
                 self._writer.flush_soon()
             if not answered:
                 self._wake()

@@ -172,7 +172,7 @@ class GroupWriter:
                 operation.future.set_exception(failure)
         self._settles.extendleft(settle for settle in batch.settles if settle in failures)
         if self._shard.checkpoint_due:
-            # Those of this batch have their answers by now; SQLite's own checkpoint would let them wait for it.
+            # Beside the answers to this batch, which SQLite's own checkpoint, within COMMIT, would hold back.
             self._thread.start(self._shard.checkpoint, ended=lambda *_: None)
         self._continue(batch_failed=bool(failures))
 
