@@ -50,13 +50,13 @@ async def fill(store: object, size: int, attempts: int = 400) -> tuple[list[str]
     return taken, refused
 
 
-@pytest.mark.parametrize("size", [60_000, 2 * FILE_BYTES])
+@pytest.mark.parametrize("size", [FILE_BYTES // 2, 4 * FILE_BYTES])
 async def test_a_full_disk_refuses_as_full_keeps_what_was_taken_and_recovers(small_disk: Path, size: int) -> None:
     path = small_disk / "spool" / "worker-0.db"
     store = await open_store(path)
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(4 * MEGABYTE))
-    taken, refused = await fill(store, size)
+    taken, refused = await fill(store, size, attempts=1000)
     assert taken
     assert refused
     assert {type(error) for error in refused} == {SpoolFullError}
@@ -90,17 +90,17 @@ async def test_messages_that_fit_survive_a_batch_that_does_not(
 ) -> None:
     metrics = Metrics()
     store = await open_store(tmp_path / "worker-0.db", metrics=metrics)
-    await store._writer.call(store._shard._connect().execute, "PRAGMA max_page_count = 40")
-    sizes = [100_000, 200, 120_000, 300]
+    await store._writer.call(store._shard._connect().execute, "PRAGMA max_page_count = 14")
+    sizes = [28_000, 200, 30_000, 300]
     results = await asyncio.gather(
         *(store.commit(envelope(str(size)), [bytes(size)]) for size in sizes), return_exceptions=True
     )
     assert [type(result) for result in results] == [type(None), type(None), SpoolFullError, type(None)]
-    assert await ids(store) == ["100000", "200", "300"]
+    assert await ids(store) == ["28000", "200", "300"]
     assert sample(metrics, "postroad_spool_failures_total", reason="full") == 1
 
-    store.settle("100000")
-    await store.commit(envelope("in its place"), [bytes(100_000)])
+    store.settle("28000")
+    await store.commit(envelope("in its place"), [bytes(28_000)])
     assert await ids(store) == ["200", "300", "in its place"]
     await store.close()
 

@@ -486,14 +486,14 @@ async def test_the_log_and_an_emptied_file_do_not_keep_growing(path: Path) -> No
     for burst in range(3):
         for number in range(30):
             await asyncio.gather(
-                *(store.commit(envelope(f"{burst}-{number}-{one}"), [bytes(100_000)]) for one in range(10))
+                *(store.commit(envelope(f"{burst}-{number}-{one}"), [bytes(30_000)]) for one in range(30))
             )
             if burst:
-                for one in range(10):
+                for one in range(30):
                     store.settle(f"{burst}-{number}-{one}")
     assert Path(f"{path}-wal").stat().st_size < 16 * 1024 * 1024
     for number in range(30):
-        for one in range(10):
+        for one in range(30):
             store.settle(f"0-{number}-{one}")
     await store.close()
     assert path.stat().st_size < 64 * 1024 * 1024
@@ -511,9 +511,9 @@ async def test_the_log_is_moved_into_the_database_behind_the_answers(
 
     original = Shard.checkpoint
     monkeypatch.setattr(Shard, "checkpoint", checkpoint)
-    monkeypatch.setattr("postroad_transport.spool.shard._CHECKPOINT_PAGES", 20)
+    monkeypatch.setattr("postroad_transport.spool.shard._CHECKPOINT_PAGES", 8)
     store = await open_store(path)
-    content = [os.urandom(100_000)]
+    content = [os.urandom(FILE_BYTES - 1)]
     try:
         async with asyncio.timeout(10):
             await store.commit(envelope("m", content), content)
@@ -528,7 +528,7 @@ async def test_the_log_is_moved_into_the_database_behind_the_answers(
     await store.close()
 
 
-@pytest.mark.parametrize("size", [10, 1000, 4096, 50_000])
+@pytest.mark.parametrize("size", [10, 1000, 4096, FILE_BYTES - 1])
 @pytest.mark.parametrize("width", [1, 12, 60])
 async def test_how_much_is_in_the_log_is_estimated_well(
     path: Path, monkeypatch: pytest.MonkeyPatch, size: int, width: int

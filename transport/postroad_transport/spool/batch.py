@@ -6,17 +6,20 @@ from asyncio import Future
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from postroad_transport.spool.occupancy import Place
+
 
 @dataclass(slots=True, eq=False)
 class Commit:
-    """Store a message. ``content`` is None when the content lies in a body file already."""
+    """Store a message. Its content is in ``content``, or lies at ``place`` already."""
 
     seq: int
     id: str
     envelope: bytes
-    content: bytes | None
     size: int
     future: Future[None]
+    content: bytes | None = None
+    place: Place | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -30,10 +33,10 @@ class Update:
 
 @dataclass(slots=True, eq=False)
 class Settle:
-    """Remove a message, its content, and its body file where it has one."""
+    """Remove a message and its content; ``place`` is where that lies, None in the database."""
 
     seq: int
-    in_file: bool
+    place: Place | None
 
 
 Operation = Commit | Update | Settle

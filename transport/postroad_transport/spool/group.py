@@ -16,9 +16,9 @@ from typing import TypeVar
 from postroad_transport.spool.batch import Batch, Commit, Operation, Settle, Update
 from postroad_transport.spool.gathering import GATHER, Gathering
 from postroad_transport.spool.shard import Shard
-from postroad_transport.spool.store import SpoolError, SpoolFullError
+from postroad_transport.spool.store import SpoolError
 from postroad_transport.spool.thread import SpoolThread
-from postroad_transport.telemetry.events import EventLog
+from postroad_transport.spool.trouble import Trouble
 from postroad_transport.telemetry.metrics import Metrics
 
 LINGER = 0.05
@@ -41,10 +41,10 @@ class GroupWriter:
         commits in the end is removed again, since its client was told 451.
     """
 
-    def __init__(self, shard: Shard, *, metrics: Metrics, events: EventLog | None, stall: float) -> None:
+    def __init__(self, shard: Shard, *, metrics: Metrics, trouble: Trouble, stall: float) -> None:
         self._shard = shard
         self._metrics = metrics
-        self._events = events
+        self._trouble = trouble
         self._stall = stall
         self._loop = asyncio.get_running_loop()
         self._thread = SpoolThread()
@@ -57,7 +57,6 @@ class GroupWriter:
         self._waits = False
         self._gathering = Gathering()
         self._stalled = False
-        self._failing = ""
         self._idle: asyncio.Future[None] | None = None
         self._closed = False
 
@@ -77,6 +76,8 @@ class GroupWriter:
 
     def commit(self, operation: Commit) -> None:
         """Add a commit; its future tells the end."""
+        if self._stalled and not operation.future.done():
+            operation.future.set_exception(SpoolError("the spool's disk stalls"))
         self._commits.append(operation)
         running = self._running
         self._gathering.outstanding(len(self._commits) + (len(running.commits) if running is not None else 0))
@@ -163,13 +164,13 @@ class GroupWriter:
         self._record(batch, failures)
         for operation in batch.awaited():
             failure = failures.get(operation)
-            if operation.future.done():
-                if isinstance(operation, Commit) and failure is None:
-                    self._abandon(operation)
-            elif failure is None:
+            wanted = not operation.future.done()
+            if failure is None and wanted:
                 operation.future.set_result(None)
-            else:
+            elif failure is not None and wanted:
                 operation.future.set_exception(failure)
+            if isinstance(operation, Commit) and (operation.place if failure is not None else not wanted):
+                self._abandon(operation)
         self._settles.extendleft(settle for settle in batch.settles if settle in failures)
         if self._shard.checkpoint_due:
             # Beside the answers to this batch, which SQLite's own checkpoint, within COMMIT, would hold back.
@@ -191,7 +192,7 @@ class GroupWriter:
         self._stalled = True
         running = self._running or Batch()
         error = SpoolError("the spool's disk stalls")
-        self._fail("stalled", str(error))
+        self._trouble.fail("stalled", error)
         for operation in (*running.awaited(), *Batch([*self._commits], [*self._updates]).awaited()):
             if not operation.future.done():
                 operation.future.set_exception(error)
@@ -199,22 +200,10 @@ class GroupWriter:
 
     def _abandon(self, commit: Commit) -> None:
         """Remove what may have been stored of a message that nobody waits for any more."""
-        self._settles.append(Settle(commit.seq, commit.content is None))
+        self._settles.append(Settle(commit.seq, commit.place))
 
     def _record(self, batch: Batch, failures: Mapping[Operation, SpoolError]) -> None:
         if len(failures) < len(batch):
             self._metrics.spool_commits.inc()
             self._metrics.spool_batch.observe(len(batch) - len(failures))
-        if failures:
-            full = any(isinstance(failure, SpoolFullError) for failure in failures.values())
-            self._fail("full" if full else "error", str(next(iter(failures.values()))))
-        elif self._failing:
-            self._failing = ""
-            if self._events is not None:
-                self._events.emit("spool.recovered", path=str(self._shard.path))
-
-    def _fail(self, reason: str, error: str) -> None:
-        self._metrics.spool_failures.labels(reason).inc()
-        if self._failing != reason and self._events is not None:
-            self._events.emit("spool.failing", path=str(self._shard.path), reason=reason, error=error)
-        self._failing = reason
+        self._trouble.record(failures.values())

@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from postroad_transport.message import Content
-from postroad_transport.spool.batch import Batch, Operation
+from postroad_transport.spool.batch import Batch, Commit, Operation
 from postroad_transport.spool.bodies import BodyFiles, sync_directory
+from postroad_transport.spool.occupancy import Place
 from postroad_transport.spool.room import available, means_full, sqlite_code
+from postroad_transport.spool.schema import migrate
 from postroad_transport.spool.store import SpoolError, SpoolFullError
 
-SCHEMA_VERSION = 1
-_APPLICATION_ID = 0x506F5374  # "PoSt"
 _PAGE_BYTES = 4096
 _CHECKPOINT_PAGES = 1000
 """Pages of log after which it is moved into the database: that takes about 10 ms, and 35 ms at four times it."""
@@ -36,20 +36,8 @@ _ROWS = 64
 _CACHED_STATEMENTS = 5 * _ROWS
 _SHRINK_BYTES = 64 * 1024 * 1024
 """An empty file that has grown beyond this gives its room back."""
+_NO_PLACE = (None, None, None)
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
-
-_SCHEMA = """
-CREATE TABLE message (
-  seq INTEGER PRIMARY KEY,
-  id TEXT NOT NULL,
-  in_file INTEGER NOT NULL,
-  envelope BLOB NOT NULL
-);
-CREATE TABLE content (seq INTEGER PRIMARY KEY, data BLOB NOT NULL);
-"""
-
-MIGRATIONS: Mapping[int, str] = {0: _SCHEMA}
-"""SQL that brings a file of schema version N to N + 1, in one transaction each."""
 
 _Row = TypeVar("_Row")
 
@@ -84,8 +72,10 @@ class Shard:
         self._doubtful: set[int] = set()
         """Messages whose last COMMIT failed: they were refused, but may stand in the log all the same."""
 
-    def open(self) -> Sequence[tuple[str, int, bool]]:
-        """Open or create the file; return id, sequence number and whether it has a body file, of each message.
+    def open(self) -> Sequence[tuple[str, int, Place | None]]:
+        """Open or create the file; return id, sequence number and place of the content, of each message.
+
+        The place is None where the content is in the database.
 
         Raises
         ------
@@ -101,12 +91,12 @@ class Shard:
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             self.bodies.open()
             connection = self._connect()
-            rows = connection.execute("SELECT id, seq, in_file FROM message ORDER BY seq").fetchall()
+            rows = connection.execute("SELECT id, seq, file, offset, size FROM message ORDER BY seq").fetchall()
             sync_directory(directory)
         except (sqlite3.Error, OSError) as error:
             self._disconnect()
             raise self._classify(error) from error
-        return rows
+        return [(name, seq, None if place[0] is None else Place(*place)) for name, seq, *place in rows]
 
     def move_aside(self) -> Path:
         """Rename a damaged file, and all that belongs to it, to ``<path>.corrupt-<time>``; nothing is deleted."""
@@ -129,14 +119,32 @@ class Shard:
         """Close the file; SQLite then moves the log into it."""
         self._disconnect()
 
-    def write_body(self, seq: int, content: Content, size: int) -> None:
-        """Write a body file durably; any thread may. Raises SpoolFullError or SpoolError, and nothing is left."""
+    def write_bodies(self, commits: Sequence[Commit], contents: Sequence[Content]) -> Mapping[Commit, SpoolError]:
+        """Write contents durably to a body file; set the places, and return the error of each that failed.
+
+        Any one thread may. When there is no room for all, they are tried one by one, the smallest first.
+        """
         try:
-            if available(self._directory) < self._min_free_bytes + size:
+            self._write_bodies(commits, contents)
+        except (SpoolFullError, OSError) as error:
+            failure = self._classify(error)
+            if len(commits) == 1 or not isinstance(failure, SpoolFullError):
+                return dict.fromkeys(commits, failure)
+        else:
+            return {}
+        failures: dict[Commit, SpoolError] = {}
+        for commit, content in sorted(zip(commits, contents, strict=True), key=lambda pair: pair[0].size):
+            failures |= self.write_bodies([commit], [content])
+        return failures
+
+    def _write_bodies(self, commits: Sequence[Commit], contents: Sequence[Content]) -> None:
+        need = self._min_free_bytes + sum(commit.size for commit in commits)
+        if available(self._directory) < need:
+            self.bodies.reclaim()
+            if available(self._directory) < need:
                 raise SpoolFullError("the spool's file system has no room left")
-            self.bodies.write(seq, content)
-        except OSError as error:
-            raise self._classify(error) from error
+        for commit, place in zip(commits, self.bodies.write(commits[0].seq, contents), strict=True):
+            commit.place = place
 
     def apply(self, batch: Batch) -> Mapping[Operation, SpoolError]:
         """Carry out `batch` in one durable transaction; return the error of each operation that failed.
@@ -147,7 +155,7 @@ class Shard:
         failures: dict[Operation, SpoolError] = {}
         try:
             if batch.commits:
-                self._check_commit_room(sum(commit.size for commit in batch.commits if commit.content is not None))
+                self._check_commit_room(sum(len(commit.content or b"") for commit in batch.commits))
             self._transact(batch)
         except (SpoolError, sqlite3.Error, OSError) as error:
             failure = self._classify(error)
@@ -155,10 +163,10 @@ class Shard:
                 self._disconnect()
                 return dict.fromkeys(batch.operations(), failure)
             failures = self._apply_in_parts(batch)
-        for settle in batch.settles:
-            if settle.in_file and settle not in failures:
-                with contextlib.suppress(OSError):  # the next start sweeps it
-                    self.bodies.remove(settle.seq)
+        gone = [settle.place for settle in batch.settles if settle.place is not None and settle not in failures]
+        if gone:
+            with contextlib.suppress(OSError):  # the next start sweeps
+                self.bodies.release(gone)
         if batch.settles and not batch.commits and not failures:
             self._shrink()
         return failures
@@ -224,7 +232,7 @@ class Shard:
                 "temp_store = MEMORY",
             ):
                 connection.execute(f"PRAGMA {pragma}")
-            _migrate(connection)
+            migrate(connection, self.bodies)
             for seqs in _slices(sorted(self._doubtful)):
                 connection.execute(_delete("message", len(seqs)), seqs)
                 connection.execute(_delete("content", len(seqs)), seqs)
@@ -269,7 +277,7 @@ class Shard:
         for part in batch.parts():
             try:
                 if part.commits:
-                    self._check_commit_room(part.commits[0].size)
+                    self._check_commit_room(len(part.commits[0].content or b""))
                 self._transact(part)
             except (SpoolError, sqlite3.Error, OSError) as error:
                 failure = self._classify(error)
@@ -286,8 +294,8 @@ class Shard:
             for commits in _slices(batch.commits):
                 values: list[Any] = []
                 for commit in commits:
-                    values += (commit.seq, commit.id, commit.content is None, commit.envelope)
-                execute(_insert("message", 4, len(commits)), values)
+                    values += (commit.seq, commit.id, *(commit.place or _NO_PLACE), commit.envelope)
+                execute(_insert("message", 6, len(commits)), values)
             for commits in _slices([commit for commit in batch.commits if commit.content is not None]):
                 values = []
                 for commit in commits:
@@ -300,7 +308,7 @@ class Shard:
                 )
             for settles in _slices(batch.settles):
                 execute(_delete("message", len(settles)), [settle.seq for settle in settles])
-            for settles in _slices([settle for settle in batch.settles if not settle.in_file]):
+            for settles in _slices([settle for settle in batch.settles if settle.place is None]):
                 execute(_delete("content", len(settles)), [settle.seq for settle in settles])
             try:
                 execute("COMMIT")
@@ -327,20 +335,9 @@ class Shard:
                 connection.execute("VACUUM")
 
 
-def _migrate(connection: sqlite3.Connection) -> None:
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version > SCHEMA_VERSION:
-        raise SpoolError(f"the spool has schema {version}; this program knows {SCHEMA_VERSION}")
-    for step in range(version, SCHEMA_VERSION):
-        connection.executescript(
-            f"BEGIN IMMEDIATE; {MIGRATIONS[step]}"
-            f"PRAGMA application_id = {_APPLICATION_ID}; PRAGMA user_version = {step + 1}; COMMIT;"
-        )
-
-
 def _pages(batch: Batch) -> int:
     """Estimate how many pages of log a batch takes: its contents, and the leaves of the trees that it touches."""
-    content = sum(len(commit.content) for commit in batch.commits if commit.content is not None)
+    content = sum(len(commit.content or b"") for commit in batch.commits)
     return 4 + len(batch) // 8 + content // _PAGE_BYTES
 
 

@@ -1,6 +1,6 @@
 """The embedded store: SQLite, one file a worker, group commit.
 
-Small contents lie in the database, large ones in files beside it. Ids are looked up in memory, so the database needs
+Small contents lie in the database, larger ones in files beside it. Ids are looked up in memory, so the database needs
 no index that random ids would scatter over.
 
 A damaged file found at the start is renamed, never deleted: the tier starts with an empty one, an event says where
@@ -11,7 +11,6 @@ mail until the next start.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -21,19 +20,22 @@ import msgspec
 
 from postroad_transport.message import Content, Envelope, content_size
 from postroad_transport.spool.batch import Commit, Settle, Update
+from postroad_transport.spool.body_writer import BodyWriter
 from postroad_transport.spool.group import GroupWriter
+from postroad_transport.spool.occupancy import Place
 from postroad_transport.spool.shard import DamagedError, Shard
 from postroad_transport.spool.store import SpoolError
+from postroad_transport.spool.trouble import Trouble
 from postroad_transport.telemetry.events import EventLog
 from postroad_transport.telemetry.metrics import Metrics
 
-FILE_BYTES = 128 * 1024
-"""Contents from this size on are files of their own."""
+FILE_BYTES = 32 * 1024
+"""Contents from this size on lie in files."""
 MIN_FREE_BYTES = 64 * 1024 * 1024
 PENDING_BYTES = 256 * 1024 * 1024
 STALL = 30.0
 LOCK_TIMEOUT = 10.0
-_BODY_THREADS = 4
+_READERS = 4
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Envelope).decode
@@ -49,10 +51,12 @@ class SqliteStore:
         self._metrics = metrics
         self._events = events
         self._loop = asyncio.get_running_loop()
-        self._writer = GroupWriter(shard, metrics=metrics, events=events, stall=stall)
-        self._body_threads = ThreadPoolExecutor(_BODY_THREADS, thread_name_prefix="spool-body")
+        trouble = partial(Trouble, metrics=metrics, events=events)
+        self._writer = GroupWriter(shard, metrics=metrics, trouble=trouble(shard.path), stall=stall)
+        self._bodies = BodyWriter(shard, self._writer, trouble=trouble(shard.bodies.directory), stall=stall)
+        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="spool-read")
         self._seq_by_id: dict[str, int] = {}
-        self._in_file: set[int] = set()
+        self._places: dict[int, Place] = {}
         self._next_seq = 1
         self._pending_bytes = 0
         self._pending_limit = pending_bytes
@@ -121,15 +125,16 @@ class SqliteStore:
             raise SpoolError("too much waits for the spool's disk")
         seq = self._next_seq
         self._next_seq += 1
-        encoded = _encode(envelope)
+        operation = Commit(seq, envelope.id, _encode(envelope), size, self._writer.future())
         if size < FILE_BYTES:
-            future = self._commit(seq, envelope.id, encoded, b"".join(content), size)
+            operation.content = b"".join(content)
+            self._writer.commit(operation)
         else:
-            future = self._loop.create_task(self._commit_file(seq, envelope.id, encoded, content, size))
+            self._bodies.commit(operation, content)
         self._pending_bytes += size
         self._committing += 1
-        future.add_done_callback(partial(self._committed, envelope.id, seq, size))
-        return future
+        operation.future.add_done_callback(partial(self._committed, operation))
+        return operation.future
 
     async def commit(self, envelope: Envelope, content: Content) -> None:
         """Store a message durably. The chunks of `content` must not change before this returns."""
@@ -142,21 +147,21 @@ class SqliteStore:
                 self.settle(envelope.id)
             raise
 
-    def _committed(self, message_id: str, seq: int, size: int, future: asyncio.Future[None]) -> None:
-        self._pending_bytes -= size
+    def _committed(self, operation: Commit, future: asyncio.Future[None]) -> None:
+        self._pending_bytes -= operation.size
         self._committing -= 1
         if self._closed and not self._committing:
             self._last_commit.set()
         if not future.cancelled() and future.exception() is None:
-            self._seq_by_id[message_id] = seq
+            self._seq_by_id[operation.id] = operation.seq
+            if operation.place is not None:
+                self._places[operation.seq] = operation.place
 
     def settle(self, message_id: str) -> None:
         """Forget a message. Durable a moment later; a crash before that delivers it once more."""
         seq = self._seq_by_id.pop(message_id, None)
         if seq is not None:
-            in_file = seq in self._in_file
-            self._in_file.discard(seq)
-            self._writer.settle(Settle(seq, in_file))
+            self._writer.settle(Settle(seq, self._places.pop(seq, None)))
             return
         for store in self._adopted:
             store.settle(message_id)
@@ -184,14 +189,18 @@ class SqliteStore:
         seq = self._seq_by_id.get(message_id)
         if seq is None:
             return await self._adopter(message_id).content(message_id)
-        if seq not in self._in_file:
+        place = self._places.get(seq)
+        if place is None:
             return await self._writer.call(self._shard.read_content, seq)
         try:
-            return await self._loop.run_in_executor(self._body_threads, self._shard.bodies.read, seq)
+            content = await self._loop.run_in_executor(self._readers, self._shard.bodies.read, place)
         except FileNotFoundError:
             raise KeyError(message_id) from None
         except OSError as error:
             raise SpoolError(str(error)) from error
+        if seq not in self._places:  # settled meanwhile, and perhaps a hole when it was read
+            raise KeyError(message_id)
+        return content
 
     async def get(self, message_id: str) -> Envelope:
         """Return one envelope. Raises KeyError when there is no such message."""
@@ -224,8 +233,9 @@ class SqliteStore:
         await self._close(delete=False)
 
     async def _close(self, *, delete: bool) -> None:
+        await self._bodies.close()
         await self._writer.close(self._shard.delete if delete else self._shard.close)
-        self._body_threads.shutdown(wait=False)
+        self._readers.shutdown(wait=False)
 
     async def _load(self) -> None:
         try:
@@ -235,16 +245,18 @@ class SqliteStore:
             self._metrics.spool_failures.labels("damaged").inc()
             self._emit("spool.damaged", error=str(error), moved_to=str(aside))
             rows = await self._writer.call(self._shard.open)
-        in_file = {seq for _, seq, has_file in rows if has_file}
-        self._in_file = await self._writer.call(self._shard.bodies.sweep, in_file)
-        self._seq_by_id = {message_id: seq for message_id, seq, _ in rows}
+        places = {place for _, _, place in rows if place is not None}
+        found = await self._writer.call(self._shard.bodies.sweep, places)
         self._next_seq = max((seq for _, seq, _ in rows), default=0) + 1
-        for message_id, seq, has_file in rows:
-            if has_file and seq not in self._in_file:
+        for message_id, seq, place in rows:
+            if place is None or place in found:
+                self._seq_by_id[message_id] = seq
+                if place is not None:
+                    self._places[seq] = place
+            else:
                 # A refused commit whose row reached the disk, or a file that someone removed.
                 self._emit("spool.content_missing", id=message_id)
-                del self._seq_by_id[message_id]
-                self._writer.settle(Settle(seq, in_file=True))
+                self._writer.settle(Settle(seq, None))
 
     async def _adopt(self, path: Path) -> None:
         if not await self._writer.call(path.exists):
@@ -272,30 +284,6 @@ class SqliteStore:
             if message_id in store._seq_by_id:
                 return store
         raise KeyError(message_id)
-
-    def _commit(
-        self, seq: int, message_id: str, envelope: bytes, content: bytes | None, size: int
-    ) -> asyncio.Future[None]:
-        future = self._writer.future()
-        self._writer.commit(Commit(seq, message_id, envelope, content, size, future))
-        return future
-
-    async def _commit_file(self, seq: int, message_id: str, envelope: bytes, content: Content, size: int) -> None:
-        writing = self._loop.run_in_executor(self._body_threads, self._shard.write_body, seq, content, size)
-        try:
-            async with asyncio.timeout(self._stall):
-                await asyncio.shield(writing)
-            await self._commit(seq, message_id, envelope, None, size)
-        except BaseException as error:
-            writing.add_done_callback(lambda _: self._remove_body(seq))
-            if isinstance(error, TimeoutError):
-                raise SpoolError("the spool's disk stalls") from error
-            raise
-        self._in_file.add(seq)
-
-    def _remove_body(self, seq: int) -> None:
-        with contextlib.suppress(RuntimeError):  # the store is closed: the next start sweeps
-            self._body_threads.submit(self._shard.bodies.remove, seq)
 
     def _read_envelopes(self) -> list[Envelope]:
         return [_decode(encoded) for encoded in self._shard.read_envelopes()]

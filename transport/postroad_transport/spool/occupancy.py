@@ -1,0 +1,82 @@
+"""What the body files hold, and what of their room to give back. Pure: what came and went in, what to do out.
+
+A file goes when nothing in it is needed any more. Until then what is not needed in it is room lost; to give that back
+costs as much as removing a file, and most files are gone a moment later. So it waits until as much is lost as is
+needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+LOST_BYTES = 16 * 1024 * 1024
+"""What may be lost however little is needed."""
+
+
+class Place(NamedTuple):
+    """Where a content lies: the number of its body file, and what of it."""
+
+    file: int
+    offset: int
+    size: int
+
+
+@dataclass(slots=True)
+class Freed:
+    """What to give back: whole files, and parts of others."""
+
+    files: list[int] = field(default_factory=list)
+    parts: list[Place] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _File:
+    needed: int = 0
+    lost: list[Place] = field(default_factory=list)
+
+
+class Occupancy:
+    """What is needed and what is lost, in bytes and by file."""
+
+    def __init__(self) -> None:
+        self._files: dict[int, _File] = {}
+        self._needed_bytes = 0
+        self._lost_bytes = 0
+
+    def add(self, places: Iterable[Place]) -> None:
+        """Note contents that have been written."""
+        for place in places:
+            self._files.setdefault(place.file, _File()).needed += 1
+            self._needed_bytes += place.size
+
+    def release(self, places: Iterable[Place]) -> Freed:
+        """Note contents that are not needed any more, each of them once; return what to give back now."""
+        freed = Freed()
+        for place in places:
+            file = self._files[place.file]
+            file.needed -= 1
+            file.lost.append(place)
+            self._needed_bytes -= place.size
+            self._lost_bytes += place.size
+            if not file.needed:
+                self._lost_bytes -= _size(file.lost)
+                del self._files[place.file]
+                freed.files.append(place.file)
+        if self._lost_bytes > max(LOST_BYTES, self._needed_bytes):
+            freed.parts = self.reclaim()
+        return freed
+
+    def reclaim(self) -> list[Place]:
+        """Return all that is lost, to be given back now."""
+        parts = []
+        for file in self._files.values():
+            parts += file.lost
+            file.lost = []
+        self._lost_bytes = 0
+        return parts
+
+
+def _size(places: Sequence[Place]) -> int:
+    return sum(place.size for place in places)
