@@ -12,6 +12,7 @@ import ssl
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -265,6 +266,13 @@ class Tier:
         """GET one of the read-only endpoints."""
         with urllib.request.urlopen(f"http://{self.run['metrics']}{path}", timeout=10) as response:
             return str(response.read().decode())
+
+    def is_ready(self) -> bool:
+        """Tell whether all that is configured is served."""
+        try:
+            return self.http("/readyz") == "ok\n"
+        except urllib.error.HTTPError:
+            return False
 
     def metric(self, name: str, **labels: str) -> float:
         """Return the sum of the samples of `name` that have these labels."""

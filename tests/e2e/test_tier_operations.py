@@ -92,7 +92,7 @@ def test_a_killed_worker_comes_back_with_its_queue_and_no_metric_goes_back(
 
     wait_for(restarted, what="the worker's return")
     assert set(seen) == {received}
-    assert tier.http("/readyz") == "ok\n"
+    wait_for(tier.is_ready, what="the tier to be ready again")
     with mail_sink(port=port) as sink:
         assert tier.command("queue", "--state-dir", str(tier.state_dir), "retry", "--all").returncode == 0
         wait_for(lambda: len(sink.recipients) == 12, what="the whole queue, of both workers")
