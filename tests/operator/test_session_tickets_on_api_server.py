@@ -141,9 +141,12 @@ def test_one_that_is_due_is_replaced_without_a_word(cluster: Cluster, clock: Clo
     clients = {version: client(tmp_path, version) for version in VERSIONS}
     for coming in clients.values():
         coming.resumes(cluster.pods[0].address)
-    # Not long before its time nothing is written, though the operator looks (at least every 15 seconds).
+    # Not long before its time nothing is written, though the operator has reason to look.
     clock.put(ROTATION - 3600)
     looked = operator.metric("postroad_operator_compilations_total")
+    passing = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "passing"}, "data": {"key": "value"}}
+    cluster.client.apply(passing, cluster.namespace)
+    cluster.client.delete("ConfigMap", "passing", cluster.namespace)
     wait_for(lambda: operator.metric("postroad_operator_compilations_total") > looked, timeout=45, what="a look")
     assert quiet(cluster) == before
     with session(cluster.pods[0].address) as (open_session, _):
