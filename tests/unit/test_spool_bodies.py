@@ -55,22 +55,34 @@ class HeldBodies:
         monkeypatch.setattr(BodyFiles, "write", held)
 
 
-async def test_contents_that_come_together_share_a_file_which_goes_with_the_last_of_them(path: Path) -> None:
+async def test_contents_are_appended_to_a_file_until_it_is_large_and_it_goes_with_the_last_of_them(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bodies, "FILE_BYTES", 3 * FILE_BYTES)
     store = await open_store(path)
-    await commit_together(store, "m1", "m2", "m3")
-    assert len(body_files(path)) == 1
-    store.settle("m1")
-    store.settle("m3")
+    await commit_together(store, "m1", "m2")
+    await commit_together(store, "m3")
+    assert [file.name for file in body_files(path)] == ["1"]
     await commit_together(store, "m4")
-    assert await store.content("m2") == b"".join(content_of("m2"))
-    assert len(body_files(path)) == 2
+    assert [file.name for file in body_files(path)] == ["1", "2"]
+    for name in ("m1", "m2"):
+        store.settle(name)
+    await store.update(envelope("m4", held=True))  # the settlements have ridden on it
+    assert [file.name for file in body_files(path)] == ["1", "2"]
+    store.settle("m3")
+    await store.update(envelope("m4"))
+    assert [file.name for file in body_files(path)] == ["2"]
     await store.close()
 
+    # What is left from before is read and never added to.
     store = await open_store(path)
-    assert await store.content("m2") == b"".join(content_of("m2"))
-    store.settle("m2")
+    assert await store.content("m4") == b"".join(content_of("m4"))
+    await commit_together(store, "m5")
+    assert [file.name for file in body_files(path)] == ["2", "3"]
+    for name in ("m4", "m5"):
+        store.settle(name)
     await store.close()
-    assert len(body_files(path)) == 1
+    assert body_files(path) == []
 
 
 async def test_room_within_a_file_is_given_back_when_much_is_lost(
@@ -136,10 +148,10 @@ async def test_of_contents_that_do_not_fit_together_those_that_fit_are_stored(
     store = await open_store(path, metrics=metrics)
     write = BodyFiles.write
 
-    def cramped(files: BodyFiles, number: int, contents: list[list[bytes]]) -> object:
+    def cramped(files: BodyFiles, contents: list[list[bytes]]) -> object:
         if sum(len(chunk) for content in contents for chunk in content) > 3 * FILE_BYTES:
             raise OSError(28, "No space left on device")
-        return write(files, number, contents)
+        return write(files, contents)
 
     monkeypatch.setattr(BodyFiles, "write", cramped)
     sizes = {"m1": 2 * FILE_BYTES, "m2": 4 * FILE_BYTES, "m3": FILE_BYTES}
@@ -149,18 +161,21 @@ async def test_of_contents_that_do_not_fit_together_those_that_fit_are_stored(
     )
     assert [type(result) for result in results] == [type(None), SpoolFullError, type(None)]
     assert await ids(store) == ["m1", "m3"]
-    assert len(body_files(path)) == 2
     assert sample(metrics, "postroad_spool_failures_total", reason="full") == 1
     await store.close()
 
 
 @pytest.mark.parametrize("error", [OSError(5, "Input/output error"), ZeroDivisionError("a fault of ours")])
-async def test_a_file_that_cannot_be_written_refuses_for_now(
+async def test_a_file_that_cannot_be_written_refuses_for_now_and_is_not_added_to(
     path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     store = await open_store(path)
+    await commit_together(store, "before")
+    before = body_files(path)[0].stat().st_size
+    write_all = bodies._write_all
 
-    def fails(*_: object) -> None:
+    def fails(*arguments: object) -> None:
+        write_all(*arguments)  # type: ignore[arg-type]  # whatever it takes
         raise error
 
     with monkeypatch.context() as patch:
@@ -169,9 +184,12 @@ async def test_a_file_that_cannot_be_written_refuses_for_now(
             *(store.commit(envelope(name), content_of(name)) for name in ("m1", "m2")), return_exceptions=True
         )
     assert [type(result) for result in results] == [SpoolError, SpoolError]
+    assert [file.stat().st_size for file in body_files(path)] == [before]
     await commit_together(store, "m1")
-    assert await ids(store) == ["m1"]
-    assert len(body_files(path)) == 1
+    assert await ids(store) == ["before", "m1"]
+    assert len(body_files(path)) == 2
+    for name in ("before", "m1"):
+        assert await store.content(name) == b"".join(content_of(name))
     await store.close()
 
 
@@ -286,15 +304,16 @@ async def test_a_spool_of_the_former_schema_is_taken_over(path: Path) -> None:
 def test_a_file_holds_each_content_however_little_is_written_at_once(
     tmp_path_factory: pytest.TempPathFactory, contents: list[list[bytes]], at_once: int, chunks: int
 ) -> None:
-    def writev(descriptor: int, views: list[memoryview]) -> int:
-        return os.write(descriptor, b"".join(views)[:at_once])
+    def pwritev(descriptor: int, views: list[memoryview], offset: int) -> int:
+        return os.pwrite(descriptor, b"".join(views)[:at_once], offset)
 
     files = BodyFiles(tmp_path_factory.getbasetemp() / "bodies")
     files.open()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bodies.os, "writev", writev)
+        patch.setattr(bodies.os, "pwritev", pwritev)
         patch.setattr(bodies, "_WRITEV_CHUNKS", chunks)
-        places = files.write(1, contents)
-    assert [files.read(place) for place in places] == [b"".join(content) for content in contents]
+        places = [*files.write(contents), *files.write(contents)]
+    assert [files.read(place) for place in places] == [b"".join(content) for content in contents * 2]
+    files.close()
     files.release(places)
     assert list(files.directory.iterdir()) == []

@@ -48,3 +48,16 @@ def test_what_is_lost_is_given_back_at_once_when_room_is_short() -> None:
     assert occupancy.reclaim() == [first]
     assert occupancy.reclaim() == []
     assert occupancy.release([second]).files == [1]
+
+
+def test_a_file_that_more_is_added_to_stays_until_it_is_complete() -> None:
+    occupancy = Occupancy()
+    occupancy.begin(1)
+    place = Place(1, 0, 10)
+    occupancy.add([place])
+    assert occupancy.release([place]).files == []
+    occupancy.add([Place(1, 10, 20)])
+    assert occupancy.complete(1).files == []
+    assert occupancy.release([Place(1, 10, 20)]).files == [1]
+    occupancy.begin(2)
+    assert occupancy.complete(2).files == [2]

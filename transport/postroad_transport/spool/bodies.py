@@ -1,9 +1,9 @@
-"""Larger contents, in files beside the database: those that were written at the same time share one.
+"""Larger contents, in files beside the database: each is appended to, and begun anew once it is large.
 
 A body that goes through the write-ahead log is written twice and cut into pages; in a file it is written once,
-straight from the chunks it arrived in. A file is durable before the rows that refer to it are, and nothing of it is
-given back before those rows are gone, so that a crash leaves at worst a file without a row, which the next start
-sweeps.
+straight from the chunks it arrived in. Contents are durable before the rows that refer to them are, and their room is
+given back only after those rows are gone, so that a crash leaves at worst what belongs to no row. What is left from
+before a start is never added to; a file that holds nothing of any row is swept then.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from threading import Lock
 
 from postroad_transport.message import Content, content_size
-from postroad_transport.spool.occupancy import Occupancy, Place
+from postroad_transport.spool.occupancy import Freed, Occupancy, Place
 
+FILE_BYTES = 8 * 1024 * 1024
+"""Size from which on a file is complete."""
 _WRITEV_CHUNKS = 512
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2
 """FALLOC_FL_KEEP_SIZE and FALLOC_FL_PUNCH_HOLE of fallocate(2)."""
@@ -27,45 +29,74 @@ _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c
 
 
 class BodyFiles:
-    """The directory of body files. Blocking; any thread may use it."""
+    """The directory of body files, named by numbers. Blocking.
+
+    One thread may write, and any other read and release meanwhile.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._occupancy = Occupancy()
         self._lock = Lock()
+        self._next = 1
+        self._number = 0
+        self._descriptor = -1
+        self._end = 0
 
     def open(self) -> None:
         """Make the directory, for our user only."""
         self.directory.mkdir(mode=0o700, exist_ok=True)
 
-    def write(self, number: int, contents: Sequence[Content]) -> Sequence[Place]:
-        """Write a new file durably, without copying; return the place of each content.
+    def close(self) -> None:
+        """Complete the file that is being added to."""
+        if self._descriptor >= 0:
+            self._complete()
+
+    def write(self, contents: Sequence[Content]) -> Sequence[Place]:
+        """Write contents durably, one after the other, without copying; return their places.
 
         Raises
         ------
         OSError
-            Nothing is left then.
+            None is kept then.
         """
-        path = self._path(number)
         try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            try:
-                _write_all(descriptor, contents)
-                os.fdatasync(descriptor)
-            finally:
-                os.close(descriptor)
-            sync_directory(self.directory)
+            if self._descriptor < 0:
+                self._begin()
+            _write_all(self._descriptor, contents, self._end)
+            os.fdatasync(self._descriptor)
         except BaseException:
-            path.unlink(missing_ok=True)
+            # What stands there now is in doubt: nothing more is added to this file.
+            if self._descriptor >= 0:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self._descriptor, self._end)
+                self._complete()
             raise
         places = []
-        offset = 0
         for content in contents:
-            places.append(Place(number, offset, content_size(content)))
-            offset += places[-1].size
+            places.append(Place(self._number, self._end, content_size(content)))
+            self._end += places[-1].size
         with self._lock:
             self._occupancy.add(places)
+        if self._end >= FILE_BYTES:
+            self._complete()
         return places
+
+    def _begin(self) -> None:
+        self._number, self._end = self._next, 0
+        self._next += 1
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        self._descriptor = os.open(self._path(self._number), flags, 0o600)
+        with self._lock:
+            self._occupancy.begin(self._number)
+        sync_directory(self.directory)
+
+    def _complete(self) -> None:
+        os.close(self._descriptor)
+        self._descriptor = -1
+        with self._lock:
+            freed = self._occupancy.complete(self._number)
+        self._give_back(freed)
 
     def read(self, place: Place) -> bytes:
         """Return one content. Raises FileNotFoundError."""
@@ -79,32 +110,34 @@ class BodyFiles:
         """Give back the room of contents whose rows are gone, at once or later. Raises OSError."""
         with self._lock:
             freed = self._occupancy.release(places)
-        for number in freed.files:
-            self._path(number).unlink(missing_ok=True)
-        self._give_back(freed.parts)
+        self._give_back(freed)
 
     def reclaim(self) -> None:
-        """Give back at once all the room that is lost in files that are needed. Raises OSError."""
+        """Give back at once all the room that is lost. Raises OSError."""
         with self._lock:
-            parts = self._occupancy.reclaim()
-        self._give_back(parts)
+            freed = Freed(parts=self._occupancy.reclaim())
+        self._give_back(freed)
 
-    def sweep(self, keep: Iterable[Place]) -> set[Place]:
-        """Remove the files that hold none of `keep`; return those of `keep` that are there."""
+    def sweep(self, keep: Collection[Place]) -> set[Place]:
+        """Remove the files that hold none of `keep`; return those of `keep` that are there. To be called first."""
         sizes = {}
         needed = {place.file for place in keep}
         for path in self.directory.iterdir():
-            if path.name.isdecimal() and int(path.name) in needed:
-                sizes[int(path.name)] = path.stat().st_size
+            number = int(path.name) if path.name.isdecimal() else -1
+            if number in needed:
+                sizes[number] = path.stat().st_size
             else:
                 path.unlink()
         found = {place for place in keep if place.offset + place.size <= sizes.get(place.file, -1)}
         with self._lock:
             self._occupancy.add(found)
+        self._next = max(needed, default=0) + 1
         return found
 
-    def _give_back(self, parts: Iterable[Place]) -> None:
-        for place in parts:
+    def _give_back(self, freed: Freed) -> None:
+        for number in freed.files:
+            self._path(number).unlink(missing_ok=True)
+        for place in freed.parts:
             with contextlib.suppress(FileNotFoundError):  # meanwhile nothing of it is needed
                 descriptor = os.open(self._path(place.file), os.O_WRONLY | os.O_CLOEXEC)
                 # Where a file system cannot, the room comes back with the rest of the file.
@@ -131,11 +164,12 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def _write_all(descriptor: int, contents: Sequence[Content]) -> None:
+def _write_all(descriptor: int, contents: Sequence[Content], offset: int) -> None:
     views = [memoryview(chunk) for content in contents for chunk in content if chunk]
     first = 0
     while first < len(views):
-        written = os.writev(descriptor, views[first : first + _WRITEV_CHUNKS])
+        written = os.pwritev(descriptor, views[first : first + _WRITEV_CHUNKS], offset)
+        offset += written
         while first < len(views) and written >= len(views[first]):
             written -= len(views[first])
             first += 1

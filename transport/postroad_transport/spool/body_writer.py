@@ -1,4 +1,4 @@
-"""Group writing of body files: contents gather while those before them are being written, and share the next file.
+"""Group writing of bodies: contents gather while those before them are being written, and share the next flush.
 
 On a thread of its own, so that small messages do not wait for large ones. Everything here runs on the event loop but
 :meth:`Shard.write_bodies`.
@@ -19,9 +19,9 @@ from postroad_transport.spool.store import SpoolError
 from postroad_transport.spool.thread import SpoolThread
 from postroad_transport.spool.trouble import Trouble
 
-FILE_CONTENTS = 512
-FILE_BYTES = 8 * 1024 * 1024
-"""Contents, and bytes of them, from which on no more is added to a file."""
+BATCH_CONTENTS = 512
+BATCH_BYTES = 8 * 1024 * 1024
+"""Contents, and bytes of them, from which on no more share a flush."""
 
 
 class BodyWriter:
@@ -30,7 +30,7 @@ class BodyWriter:
     Parameters
     ----------
     stall
-        Seconds after which a file that is still being written fails the commits in it and behind it.
+        Seconds after which a batch that is still being written fails the commits in it and behind it.
     """
 
     def __init__(self, shard: Shard, writer: GroupWriter, *, trouble: Trouble, stall: float) -> None:
@@ -60,7 +60,7 @@ class BodyWriter:
         if not self._busy:
             self._busy = True
             self._idle.clear()
-            # Not at once: what else becomes ready in this turn of the loop belongs to the same file.
+            # Not at once: what else becomes ready in this turn of the loop belongs to the same batch.
             self._loop.call_soon(self._start)
 
     async def close(self) -> None:
@@ -72,7 +72,7 @@ class BodyWriter:
         commits: list[Commit] = []
         contents: list[Content] = []
         size = 0
-        while self._waiting and len(commits) < FILE_CONTENTS and size < FILE_BYTES:
+        while self._waiting and len(commits) < BATCH_CONTENTS and size < BATCH_BYTES:
             commit, content = self._waiting.popleft()
             if not commit.future.done():  # its caller went away before it was begun
                 commits.append(commit)

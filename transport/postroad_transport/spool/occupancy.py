@@ -1,13 +1,13 @@
 """What the body files hold, and what of their room to give back. Pure: what came and went in, what to do out.
 
-A file goes when nothing in it is needed any more. Until then what is not needed in it is room lost; to give that back
-costs as much as removing a file, and most files are gone a moment later. So it waits until as much is lost as is
-needed.
+A file goes when it is complete and nothing in it is needed any more. Until then what is not needed in it is room
+lost; to give that back costs as much as removing a file, and most files are gone a moment later. So it waits until as
+much is lost as is needed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -33,6 +33,7 @@ class Freed:
 
 @dataclass(slots=True)
 class _File:
+    complete: bool = True
     needed: int = 0
     lost: list[Place] = field(default_factory=list)
 
@@ -44,6 +45,17 @@ class Occupancy:
         self._files: dict[int, _File] = {}
         self._needed_bytes = 0
         self._lost_bytes = 0
+
+    def begin(self, number: int) -> None:
+        """Note a file that more will be added to: it stays until it is complete."""
+        self._files[number] = _File(complete=False)
+
+    def complete(self, number: int) -> Freed:
+        """Note that nothing more will be added to a file; return what to give back now."""
+        self._files[number].complete = True
+        freed = Freed()
+        self._drop_if_done(number, freed)
+        return freed
 
     def add(self, places: Iterable[Place]) -> None:
         """Note contents that have been written."""
@@ -60,10 +72,7 @@ class Occupancy:
             file.lost.append(place)
             self._needed_bytes -= place.size
             self._lost_bytes += place.size
-            if not file.needed:
-                self._lost_bytes -= _size(file.lost)
-                del self._files[place.file]
-                freed.files.append(place.file)
+            self._drop_if_done(place.file, freed)
         if self._lost_bytes > max(LOST_BYTES, self._needed_bytes):
             freed.parts = self.reclaim()
         return freed
@@ -77,6 +86,9 @@ class Occupancy:
         self._lost_bytes = 0
         return parts
 
-
-def _size(places: Sequence[Place]) -> int:
-    return sum(place.size for place in places)
+    def _drop_if_done(self, number: int, freed: Freed) -> None:
+        file = self._files[number]
+        if file.complete and not file.needed:
+            del self._files[number]
+            self._lost_bytes -= sum(place.size for place in file.lost)
+            freed.files.append(number)

@@ -118,9 +118,10 @@ class Shard:
     def close(self) -> None:
         """Close the file; SQLite then moves the log into it."""
         self._disconnect()
+        self.bodies.close()
 
     def write_bodies(self, commits: Sequence[Commit], contents: Sequence[Content]) -> Mapping[Commit, SpoolError]:
-        """Write contents durably to a body file; set the places, and return the error of each that failed.
+        """Write contents durably to the body files; set the places, and return the error of each that failed.
 
         Any one thread may. When there is no room for all, they are tried one by one, the smallest first.
         """
@@ -143,7 +144,7 @@ class Shard:
             self.bodies.reclaim()
             if available(self._directory) < need:
                 raise SpoolFullError("the spool's file system has no room left")
-        for commit, place in zip(commits, self.bodies.write(commits[0].seq, contents), strict=True):
+        for commit, place in zip(commits, self.bodies.write(contents), strict=True):
             commit.place = place
 
     def apply(self, batch: Batch) -> Mapping[Operation, SpoolError]:
