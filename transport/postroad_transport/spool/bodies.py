@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
@@ -25,7 +26,9 @@ _KEEP_SIZE, _PUNCH_HOLE = 1, 2
 """FALLOC_FL_KEEP_SIZE and FALLOC_FL_PUNCH_HOLE of fallocate(2)."""
 
 _libc = ctypes.CDLL(None)
-_libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+# The plain name takes shorter offsets in a 32-bit glibc, the other one is not in musl.
+_fallocate = getattr(_libc, "fallocate64", None) or _libc.fallocate
+_fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 
 
 class BodyFiles:
@@ -92,56 +95,68 @@ class BodyFiles:
         sync_directory(self.directory)
 
     def _complete(self) -> None:
-        os.close(self._descriptor)
-        self._descriptor = -1
+        descriptor, self._descriptor = self._descriptor, -1
+        with contextlib.suppress(OSError):  # what counts was flushed, and the descriptor is gone all the same
+            os.close(descriptor)
         with self._lock:
             freed = self._occupancy.complete(self._number)
         self._give_back(freed)
 
     def read(self, place: Place) -> bytes:
-        """Return one content. Raises FileNotFoundError."""
-        descriptor = os.open(self._path(place.file), os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            return os.pread(descriptor, place.size, place.offset)
-        finally:
-            os.close(descriptor)
+        """Return one content. Raises OSError; FileNotFoundError where there is no such file."""
+        with self._path(place.file).open("rb") as file:
+            file.seek(place.offset)
+            content = file.read(place.size)
+        if len(content) < place.size:
+            raise OSError(errno.EIO, f"cut short after {len(content)} bytes of {place}")
+        return content
 
     def release(self, places: Iterable[Place]) -> None:
-        """Give back the room of contents whose rows are gone, at once or later. Raises OSError."""
+        """Give back the room of contents whose rows are gone, at once or later."""
         with self._lock:
             freed = self._occupancy.release(places)
         self._give_back(freed)
 
     def reclaim(self) -> None:
-        """Give back at once all the room that is lost. Raises OSError."""
+        """Give back at once all the room that is lost."""
         with self._lock:
             freed = Freed(parts=self._occupancy.reclaim())
         self._give_back(freed)
 
     def sweep(self, keep: Collection[Place]) -> set[Place]:
-        """Remove the files that hold none of `keep`; return those of `keep` that are there. To be called first."""
+        """Remove the files that hold none of `keep`; return those of `keep` that are there. To be called first.
+
+        Raises
+        ------
+        OSError
+            The files cannot be told. One that cannot be removed stays.
+        """
         sizes = {}
         needed = {place.file for place in keep}
+        # A predecessor that is about to end may still remove what it had: no number that is there comes again.
+        self._next = max(needed, default=0) + 1
         for path in self.directory.iterdir():
             number = int(path.name) if path.name.isdecimal() else -1
+            self._next = max(self._next, number + 1)
             if number in needed:
                 sizes[number] = path.stat().st_size
             else:
-                path.unlink()
+                with contextlib.suppress(OSError):
+                    path.unlink()
         found = {place for place in keep if place.offset + place.size <= sizes.get(place.file, -1)}
         with self._lock:
             self._occupancy.add(found)
-        self._next = max(needed, default=0) + 1
         return found
 
     def _give_back(self, freed: Freed) -> None:
         for number in freed.files:
-            self._path(number).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the next start sweeps
+                self._path(number).unlink()
         for place in freed.parts:
-            with contextlib.suppress(FileNotFoundError):  # meanwhile nothing of it is needed
+            # What cannot be given back now, or is no hole on this file system, comes back with the rest of the file.
+            with contextlib.suppress(OSError):
                 descriptor = os.open(self._path(place.file), os.O_WRONLY | os.O_CLOEXEC)
-                # Where a file system cannot, the room comes back with the rest of the file.
-                _libc.fallocate(descriptor, _KEEP_SIZE | _PUNCH_HOLE, place.offset, place.size)
+                _fallocate(descriptor, _KEEP_SIZE | _PUNCH_HOLE, place.offset, place.size)
                 os.close(descriptor)
 
     def size(self, number: int) -> int:

@@ -100,10 +100,10 @@ class BodyWriter:
             failures = dict.fromkeys(commits, SpoolError(f"{type(error).__name__}: {error}"))
         self._trouble.record(failures.values())
         for commit in commits:
-            if commit not in failures:
-                self._writer.commit(commit)
-            elif not commit.future.done():
+            if commit in failures and not commit.future.done():
                 commit.future.set_exception(failures[commit])
+            if commit.place is not None:  # where nobody waits for it any more, this removes it again
+                self._writer.commit(commit)
         self._start()
 
     def _give_up(self, commits: Sequence[Commit]) -> None:

@@ -34,7 +34,7 @@ class Freed:
 @dataclass(slots=True)
 class _File:
     complete: bool = True
-    needed: int = 0
+    needed: set[Place] = field(default_factory=set)
     lost: list[Place] = field(default_factory=list)
 
 
@@ -60,15 +60,17 @@ class Occupancy:
     def add(self, places: Iterable[Place]) -> None:
         """Note contents that have been written."""
         for place in places:
-            self._files.setdefault(place.file, _File()).needed += 1
+            self._files.setdefault(place.file, _File()).needed.add(place)
             self._needed_bytes += place.size
 
     def release(self, places: Iterable[Place]) -> Freed:
-        """Note contents that are not needed any more, each of them once; return what to give back now."""
+        """Note contents that are not needed any more; return what to give back now."""
         freed = Freed()
         for place in places:
-            file = self._files[place.file]
-            file.needed -= 1
+            file = self._files.get(place.file)
+            if file is None or place not in file.needed:
+                continue  # given back already
+            file.needed.remove(place)
             file.lost.append(place)
             self._needed_bytes -= place.size
             self._lost_bytes += place.size

@@ -14,7 +14,7 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -117,8 +117,15 @@ class Shard:
 
     def close(self) -> None:
         """Close the file; SQLite then moves the log into it."""
-        self._disconnect()
         self.bodies.close()
+        self._disconnect()
+
+    def sweep_bodies(self, keep: Collection[Place]) -> set[Place]:
+        """Remove body files that hold none of `keep`; return those of `keep` that are there. Raises SpoolError."""
+        try:
+            return self.bodies.sweep(keep)
+        except OSError as error:
+            raise self._classify(error) from error
 
     def write_bodies(self, commits: Sequence[Commit], contents: Sequence[Content]) -> Mapping[Commit, SpoolError]:
         """Write contents durably to the body files; set the places, and return the error of each that failed.
@@ -139,11 +146,9 @@ class Shard:
         return failures
 
     def _write_bodies(self, commits: Sequence[Commit], contents: Sequence[Content]) -> None:
-        need = self._min_free_bytes + sum(commit.size for commit in commits)
-        if available(self._directory) < need:
-            self.bodies.reclaim()
-            if available(self._directory) < need:
-                raise SpoolFullError("the spool's file system has no room left")
+        size = sum(commit.size for commit in commits)
+        if self._room(size) < self._min_free_bytes + size:
+            raise SpoolFullError("the spool's file system has no room left")
         for commit, place in zip(commits, self.bodies.write(contents), strict=True):
             commit.place = place
 
@@ -166,8 +171,7 @@ class Shard:
             failures = self._apply_in_parts(batch)
         gone = [settle.place for settle in batch.settles if settle.place is not None and settle not in failures]
         if gone:
-            with contextlib.suppress(OSError):  # the next start sweeps
-                self.bodies.release(gone)
+            self.bodies.release(gone)
         if batch.settles and not batch.commits and not failures:
             self._shrink()
         return failures
@@ -237,12 +241,21 @@ class Shard:
             for seqs in _slices(sorted(self._doubtful)):
                 connection.execute(_delete("message", len(seqs)), seqs)
                 connection.execute(_delete("content", len(seqs)), seqs)
+            self._secure_log(connection)
             self._doubtful.clear()
         except BaseException:
             connection.close()
             raise
         self._connection = connection
         return connection
+
+    def _secure_log(self, connection: sqlite3.Connection) -> None:
+        """Make durable what a crash, or a flush that failed, left in the log: files are removed on its word."""
+        try:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error as error:
+            if not means_full(error, self.path.parent):  # the log was flushed, before room was wanted
+                raise
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
@@ -259,8 +272,16 @@ class Shard:
             return DamagedError(f"{self.path}: {error}")
         return SpoolError(f"{self.path}: {error}")
 
-    def _check_commit_room(self, size: int) -> None:
+    def _room(self, size: int) -> int:
+        """Return the bytes that are available, when `size` of them are wanted beside the reserve."""
         room = available(self._directory)
+        if room < self._min_free_bytes + size:
+            self.bodies.reclaim()
+            room = available(self._directory)
+        return room
+
+    def _check_commit_room(self, size: int) -> None:
+        room = self._room(size)
         if room >= self._min_free_bytes + size:
             return
         # What settled messages left behind in the file is room too, or a queue that filled the disk would never

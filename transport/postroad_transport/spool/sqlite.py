@@ -246,7 +246,7 @@ class SqliteStore:
             self._emit("spool.damaged", error=str(error), moved_to=str(aside))
             rows = await self._writer.call(self._shard.open)
         places = {place for _, _, place in rows if place is not None}
-        found = await self._writer.call(self._shard.bodies.sweep, places)
+        found = await self._writer.call(self._shard.sweep_bodies, places)
         self._next_seq = max((seq for _, seq, _ in rows), default=0) + 1
         for message_id, seq, place in rows:
             if place is None or place in found:
