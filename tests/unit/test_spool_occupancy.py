@@ -61,3 +61,23 @@ def test_a_file_that_more_is_added_to_stays_until_it_is_complete() -> None:
     assert occupancy.release([Place(1, 10, 20)]).files == [1]
     occupancy.begin(2)
     assert occupancy.complete(2).files == [2]
+
+
+@given(sizes=files, data=st.data())
+def test_what_a_start_finds_beside_what_is_needed_is_lost(sizes: list[list[int]], data: st.DataObject) -> None:
+    places = places_of(sizes)
+    needed = data.draw(st.sets(st.sampled_from(places))) if places else set()
+    found = {place.file for place in needed}
+    occupancy = Occupancy()
+    occupancy.find({number: sum(sizes[number]) for number in found}, needed)
+    lost = occupancy.reclaim()
+    # End to end they are the files, each octet once.
+    for number in found:
+        edges = sorted(
+            (place.offset, place.offset + place.size) for place in (*lost, *needed) if place.file == number
+        )
+        assert [begin for begin, _ in edges] == [0, *(end for _, end in edges[:-1])]
+        assert edges[-1][1] == sum(sizes[number])
+    assert {place.file for place in lost} <= found
+    freed = [number for place in needed for number in occupancy.release([place]).files]
+    assert sorted(freed) == sorted(found)

@@ -145,7 +145,7 @@ class BodyFiles:
                     path.unlink()
         found = {place for place in keep if place.offset + place.size <= sizes.get(place.file, -1)}
         with self._lock:
-            self._occupancy.add(found)
+            self._occupancy.find({place.file: sizes[place.file] for place in found}, found)
         return found
 
     def _give_back(self, freed: Freed) -> None:

@@ -7,7 +7,7 @@ much is lost as is needed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -46,6 +46,16 @@ class Occupancy:
         self._needed_bytes = 0
         self._lost_bytes = 0
 
+    def find(self, sizes: Mapping[int, int], places: Iterable[Place]) -> None:
+        """Note what a start has found: files of these sizes, and what in them is needed. The rest of them is lost."""
+        ends = dict.fromkeys(sizes, 0)
+        for place in sorted(places):
+            self._lose(Place(place.file, ends[place.file], place.offset - ends[place.file]))
+            self.add([place])
+            ends[place.file] = place.offset + place.size
+        for number, end in ends.items():
+            self._lose(Place(number, end, sizes[number] - end))
+
     def begin(self, number: int) -> None:
         """Note a file that more will be added to: it stays until it is complete."""
         self._files[number] = _File(complete=False)
@@ -71,9 +81,8 @@ class Occupancy:
             if file is None or place not in file.needed:
                 continue  # given back already
             file.needed.remove(place)
-            file.lost.append(place)
             self._needed_bytes -= place.size
-            self._lost_bytes += place.size
+            self._lose(place)
             self._drop_if_done(place.file, freed)
         if self._lost_bytes > max(LOST_BYTES, self._needed_bytes):
             freed.parts = self.reclaim()
@@ -87,6 +96,11 @@ class Occupancy:
             file.lost = []
         self._lost_bytes = 0
         return parts
+
+    def _lose(self, place: Place) -> None:
+        if place.size:
+            self._files.setdefault(place.file, _File()).lost.append(place)
+            self._lost_bytes += place.size
 
     def _drop_if_done(self, number: int, freed: Freed) -> None:
         file = self._files[number]
