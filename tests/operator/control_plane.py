@@ -8,6 +8,7 @@ import datetime
 import ipaddress
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -62,6 +63,14 @@ def wait_for(condition: Callable[[], Any], *, timeout: float = 30.0, what: str =
         if time.monotonic() > deadline:
             raise AssertionError(f"timed out waiting for {what}")
         time.sleep(0.05)
+
+
+def refusals(log: Path) -> list[str]:
+    """Return the lines of a log that tell of a request which the API server refused for want of a right."""
+    # Not a time of day, a port or a name with these digits in it.
+    return [
+        line for line in log.read_text().splitlines() if re.search(r"(?<![\w,.:-])403(?![\w-])|[Ff]orbidden", line)
+    ]
 
 
 class Authority:
