@@ -1,7 +1,7 @@
 # One image for the operator and the transport tier, for amd64 and arm64:
 #   docker buildx build --platform linux/amd64,linux/arm64 --build-arg SOURCE_DATE_EPOCH=$(git log -1 --format=%ct) .
 # Everything that is installed is pinned by its hash, and comes as a wheel, save for gssapi (Kerberos), which has none:
-# compiling its 30 files takes more than an hour under emulation, so use a builder of the platform's own.
+# compiling its 30 files takes tens of minutes under emulation, so better use a builder of the platform's own.
 ARG PYTHON=3.13-slim-bookworm
 
 FROM python:${PYTHON} AS build
