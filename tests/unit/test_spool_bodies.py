@@ -103,8 +103,9 @@ async def test_room_within_a_file_is_given_back_when_much_is_lost(
     await store.close()
 
 
+@pytest.mark.parametrize("size", [1, FILE_BYTES])
 async def test_room_within_files_is_given_back_before_mail_is_refused(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     store = await open_store(path, min_free_bytes=1)
     await commit_together(store, "m1", "m2", size=256 * 1024)
@@ -113,7 +114,7 @@ async def test_room_within_files_is_given_back_before_mail_is_refused(
     (file,) = body_files(path)
     full = file.stat().st_blocks
     monkeypatch.setattr(shard, "available", lambda _: 0 if file.stat().st_blocks == full else 10**9)
-    await commit_together(store, "m3")
+    await commit_together(store, "m3", size=size)
     assert await ids(store) == ["m2", "m3"]
     await store.close()
 

@@ -148,20 +148,6 @@ async def test_contents_written_before_a_fault_of_ours_leave_nothing(
     assert body_files(path) == []
 
 
-async def test_room_within_files_is_given_back_before_small_mail_is_refused(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = await open_store(path, min_free_bytes=1)
-    await asyncio.gather(*(store.commit(envelope(name), [bytes(256 * 1024)]) for name in ("m1", "m2")))
-    store.settle("m1")
-    await store.update(envelope("m2", held=True))  # the settlement has ridden on it
-    file = Path(f"{path}.bodies") / "1"
-    full = file.stat().st_blocks
-    monkeypatch.setattr(shard, "available", lambda _: 0 if file.stat().st_blocks == full else 10**9)
-    await store.commit(envelope("small"), [b"x"])
-    await store.close()
-
-
 async def test_a_reserve_that_is_touched_refuses_as_full_where_nothing_can_be_given_back(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

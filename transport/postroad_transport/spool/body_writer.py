@@ -41,7 +41,6 @@ class BodyWriter:
         self._loop = asyncio.get_running_loop()
         self._thread = SpoolThread()
         self._waiting: deque[tuple[Commit, Content]] = deque()
-        self._busy = False
         self._stalled = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -57,8 +56,7 @@ class BodyWriter:
         if self._stalled:
             raise SpoolError("the spool's disk stalls")
         self._waiting.append((operation, content))
-        if not self._busy:
-            self._busy = True
+        if self._idle.is_set():
             self._idle.clear()
             # Not at once: what else becomes ready in this turn of the loop belongs to the same batch.
             self._loop.call_soon(self._start)
@@ -78,7 +76,6 @@ class BodyWriter:
                 commits.append(commit)
                 contents.append(content)
                 size += commit.size
-        self._busy = bool(commits)
         if not commits:
             self._idle.set()
             return

@@ -1,8 +1,8 @@
 """What the body files hold, and what of their room to give back. Pure: what came and went in, what to do out.
 
 A file goes when it is complete and nothing in it is needed any more. Until then what is not needed in it is room
-lost; to give that back costs as much as removing a file, and most files are gone a moment later. So it waits until as
-much is lost as is needed.
+lost. Giving back that of each content by itself costs several times its share of removing the file, and most files go
+a moment later. So it waits until as much is lost as is needed.
 """
 
 from __future__ import annotations
