@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import string
 import time
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from postroad_transport.policy.address import (
     AddressSyntaxError,
     Mailbox,
+    _scan_path,
     parse_forward_path,
     parse_mailbox,
     parse_parameters,
@@ -256,3 +258,20 @@ def test_refusing_a_hostile_argument_does_not_depend_on_its_length(prefix: bytes
 
     # A quadratic cost would be 10,000 times that of the short one, a linear one 100 times.
     assert cost(100_000) < max(50 * cost(1_000), 0.01)
+
+
+@given(st.text('<>@ab."\\ ,:=[]é', max_size=24).map(str.encode), st.booleans())
+def test_a_path_that_comes_again_is_what_it_was_whatever_follows_it(argument: bytes, smtputf8: bool) -> None:
+    start = len(argument) - len(argument.lstrip(b" "))
+
+    def verdict(parse: Callable[[], tuple[Mailbox, bytes]]) -> object:
+        try:
+            return parse()
+        except AddressSyntaxError as error:
+            return str(error)
+
+    expected = verdict(lambda: _scan_path(argument, min(start, 8), smtputf8))
+    if isinstance(expected, tuple) and not expected[0].domain:
+        return
+    for _ in range(2):
+        assert verdict(lambda: parse_forward_path(argument, smtputf8=smtputf8)) == expected

@@ -11,10 +11,10 @@ from postroad_transport.smtp.lines import Flaw, InputBuffer
 
 
 def lines(pieces: list[bytes], limit: int = 40) -> list[bytes | Flaw]:
-    buffer, found = InputBuffer(), []
+    buffer, found = InputBuffer(limit), []
     for piece in pieces:
         buffer.feed(piece)
-        while (line := buffer.next_line(limit)) is not None:
+        while (line := buffer.next_line()) is not None:
             found.append(line)
     return found
 
@@ -45,11 +45,11 @@ def test_bare_lf_is_answered_at_once_and_hides_no_second_command():
 
 
 def test_endless_line_takes_no_memory():
-    buffer = InputBuffer()
+    buffer = InputBuffer(512)
     for _ in range(1000):
         buffer.feed(b"x" * 1000)
-        assert buffer.next_line(512) is None
+        assert buffer.next_line() is None
     assert len(buffer) <= 514
     buffer.feed(b"\r\nNOOP\r\n")
-    assert buffer.next_line(512) is Flaw.TOO_LONG
-    assert buffer.next_line(512) == b"NOOP"
+    assert buffer.next_line() is Flaw.TOO_LONG
+    assert buffer.next_line() == b"NOOP"

@@ -20,6 +20,8 @@ from postroad_transport.message import Content, Envelope, Recipient, RecipientSt
 from postroad_transport.routing.table import Route
 from postroad_transport.spool.store import SpoolError, Store
 
+_QUEUED = RecipientState.QUEUED
+
 
 @dataclass(slots=True, eq=False)
 class QueuedMessage:
@@ -157,12 +159,12 @@ class Ledger:
     def _plan(self, message: QueuedMessage, recipients: Sequence[Recipient], now: float, *, announce: bool) -> None:
         """Make the entries for those of `recipients` that are still to be tried."""
         groups: dict[tuple[Route, float], list[Recipient]] = {}
-        if len(recipients) == 1 and recipients[0].state is RecipientState.QUEUED:
+        if len(recipients) == 1 and recipients[0].state is _QUEUED:
             recipient = recipients[0]
             self._add(message, self.routes.resolve(recipient), recipients, recipient.next_attempt, now, announce)
             return
         for recipient in recipients:
-            if recipient.state is RecipientState.QUEUED:
+            if recipient.state is _QUEUED:
                 key = (self.routes.resolve(recipient), recipient.next_attempt)
                 groups.setdefault(key, []).append(recipient)
         for (route, next_attempt), group in groups.items():
@@ -201,7 +203,8 @@ class Ledger:
 
 
 def _delay_pending(envelope: Envelope, recipients: Sequence[Recipient]) -> bool:
-    return bool(envelope.sender) and any(
-        not recipient.delay_notified and (not recipient.notify or wanted(recipient, NoticeKind.DELAY))
-        for recipient in recipients
-    )
+    if envelope.sender:
+        for recipient in recipients:
+            if not recipient.delay_notified and (not recipient.notify or wanted(recipient, NoticeKind.DELAY)):
+                return True
+    return False

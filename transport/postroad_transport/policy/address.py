@@ -13,7 +13,8 @@ from __future__ import annotations
 import ipaddress
 import re
 import unicodedata
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from functools import lru_cache
 
 import idna
 
@@ -24,6 +25,8 @@ PATH_OCTETS = 256
 MAX_BLANKS = 8
 PARAMETERS_OCTETS = 4096
 """Well above the sum of what all registered extensions add to a command."""
+CACHED_PATHS = 4096
+"""Paths whose mailbox is remembered: senders and recipients come again."""
 
 # Possessive quantifiers stand after single characters only: CPython before 3.11.5 does not step back where a
 # possessive group fails half-way (gh-106052).
@@ -57,7 +60,8 @@ class AddressSyntaxError(ValueError):
     """The argument does not follow the grammar; the message is one line fit for a 501 reply."""
 
 
-class Mailbox(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Mailbox:
     """A mailbox.
 
     ``local`` is as sent, except that quotes a dot-string does not need are gone. ``domain`` is lower-case,
@@ -66,11 +70,11 @@ class Mailbox(NamedTuple):
 
     local: str
     domain: str
+    address: str = field(init=False, repr=False, compare=False)
+    """``local@domain``, or ``local`` alone where there is no domain."""
 
-    @property
-    def address(self) -> str:
-        """``local@domain``, or ``local`` alone where there is no domain."""
-        return f"{self.local}@{self.domain}" if self.domain else self.local
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "address", f"{self.local}@{self.domain}" if self.domain else self.local)
 
     @property
     def ascii_domain(self) -> str:
@@ -201,6 +205,21 @@ def _rest(argument: bytes, end: int) -> bytes:
 
 
 def _parse_path(argument: bytes, start: int, smtputf8: bool) -> tuple[Mailbox, bytes]:
+    if _QUOTE in argument:  # it may hold blanks
+        return _scan_path(argument, start, smtputf8)
+    end = argument.find(b" ", start)
+    if end < 0:
+        return _whole_path(argument[start:], smtputf8), b""
+    return _whole_path(argument[start:end], smtputf8), argument[end:]
+
+
+@lru_cache(maxsize=CACHED_PATHS)
+def _whole_path(path: bytes, smtputf8: bool) -> Mailbox:
+    """Return the mailbox of a path without blanks, whose length the grammar bounds; none is kept of refused ones."""
+    return _scan_path(path, 0, smtputf8)[0]
+
+
+def _scan_path(argument: bytes, start: int, smtputf8: bool) -> tuple[Mailbox, bytes]:
     match = _match_path if argument.startswith(b"<", start) else _match_bare_path
     found = match(argument, start, start + PATH_OCTETS)
     if found is None:

@@ -8,6 +8,8 @@ from postroad_transport.config import AcceptedDomain, DomainType
 from postroad_transport.policy.address import AddressSyntaxError, Mailbox, to_ascii
 from postroad_transport.policy.verdict import Allow
 
+_AUTHORITATIVE = DomainType.AUTHORITATIVE
+
 
 class DomainTable:
     """The accepted domains as lookups.
@@ -36,7 +38,7 @@ class DomainTable:
         self._recipients = {name: frozenset(domain.recipients or ()) for name, domain in exact.items()}
         self.default = next(
             (domain.domain for domain in exact.values() if domain.default),
-            next((domain.domain for domain in exact.values() if domain.type is DomainType.AUTHORITATIVE), hostname),
+            next((domain.domain for domain in exact.values() if domain.type is _AUTHORITATIVE), hostname),
         )
 
     def lookup(self, domain: str) -> AcceptedDomain | None:
@@ -76,7 +78,7 @@ class DomainTable:
     def is_authoritative(self, domain: str) -> bool:
         """Tell whether `domain` belongs to an authoritative accepted domain."""
         found = self.lookup(domain)
-        return found is not None and found.type is DomainType.AUTHORITATIVE
+        return found is not None and found.type is _AUTHORITATIVE
 
     def resolve(self, mailbox: Mailbox) -> Mailbox:
         """Return the mailbox to deliver to: ``id@b`` is ``id@a`` where b is an alias of a.

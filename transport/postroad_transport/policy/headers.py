@@ -157,7 +157,7 @@ def inspect(content: bytes | bytearray, permissions: frozenset[Permission], *, h
     report = HeaderReport(block, lowered, header_end, hostname)
     received = len(_find_received(lowered))
     report.hops = received + _carried(lowered)
-    hidden = _HIDDEN in lowered
+    hidden = lowered.find(_HIDDEN) >= 0
     routing, organization, forest, flag = _accepted(permissions)
     report.hops_hidden = bool(received) and not routing
     if not hidden and not report.hops_hidden:
@@ -246,7 +246,7 @@ def _hops_line(hops: int) -> bytes:
 
 def _carried(lowered: bytes) -> int:
     """Return the largest number that the message's own hops fields give: each firewall on the way adds one."""
-    if _HOPS not in lowered:
+    if lowered.find(_HOPS) < 0:
         return 0
     return max(map(int, _find_hops(lowered)), default=0)
 

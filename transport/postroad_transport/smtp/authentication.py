@@ -143,10 +143,10 @@ class Authentication(ContentVerbs):
                 await self._note_failure(name, step.rejected)
             self._check_open(step.username)
             self._writer.write(step.encode())
-            line = self._input.next_line(self.input_line_limit)
+            line = self._input.next_line()
             while line is None:
                 await self._more_input()
-                line = self._input.next_line(self.input_line_limit)
+                line = self._input.next_line()
             if isinstance(step, ErrorChallenge):
                 return step.rejected
             if isinstance(line, Flaw):

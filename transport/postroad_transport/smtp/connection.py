@@ -33,6 +33,8 @@ class Disconnected(Exception):  # noqa: N818 (an event that ends a session, not 
 class Connection:
     """Mixin with the I/O of one server-side connection; the class it is mixed into runs `_handle_client`."""
 
+    input_line_limit: int = 12_288
+    """Bytes of any line, AUTH's responses included (RFC 4954 section 4)."""
     minimum_rate: float = 100.0
     """Bytes per second below which a sender of content is cut once its idle time is used up."""
     tls_handshake_timeout: float = 30.0
@@ -50,7 +52,7 @@ class Connection:
     def _open(self, loop: asyncio.AbstractEventLoop) -> None:
         """Set the state of a connection that is not made yet."""
         self.loop = loop
-        self._input = InputBuffer()
+        self._input = InputBuffer(self.input_line_limit)
         self._timer = DeadlineTimer(loop, self._timeout_cb)
         self._waiter: asyncio.Future[None] | None = None
         self._resume_waiter: asyncio.Future[None] | None = None

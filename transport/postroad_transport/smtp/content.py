@@ -11,7 +11,6 @@ import time
 from collections.abc import Awaitable
 from functools import partial
 
-from postroad_transport.config import Permission
 from postroad_transport.message import Body, Content, Envelope, PlainContent, content_size
 from postroad_transport.policy import headers
 from postroad_transport.policy.headers import HeaderReport
@@ -29,6 +28,7 @@ from postroad_transport.telemetry.events import Received
 HARD_SIZE_LIMIT = 1 << 30
 """Bytes of a message that no permission lifts."""
 
+_BINARY_MIME = Body.BINARY_MIME
 _FAULTS = {
     Fault.LINE_TOO_LONG: replies.DATA_LINE_TOO_LONG,
     Fault.BARE_LINE_END: replies.DATA_BARE_LINE_END,
@@ -60,7 +60,7 @@ class ContentVerbs(TransactionVerbs):
             return replies.CHUNKS_STARTED
         if not self._recipients:
             return replies.NO_VALID_RECIPIENTS if self._recipients_refused else replies.RCPT_FIRST
-        if self._mail.body is Body.BINARY_MIME:
+        if self._mail.body is _BINARY_MIME:
             return replies.BINARY_NEEDS_BDAT
         self._sink = self._scanner = DataScanner(self._size_limit(), self.serving.line_length_limit)
         return replies.START_DATA
@@ -102,7 +102,7 @@ class ContentVerbs(TransactionVerbs):
             return f"250 2.0.0 {octets} octets received\r\n".encode()
         self._chunks = None
         # Binary content holds any octets; its header is text like every other.
-        if has_bare_line_end(content, headers.end(content) if self._mail.body is Body.BINARY_MIME else None):
+        if has_bare_line_end(content, headers.end(content) if self._mail.body is _BINARY_MIME else None):
             self.refused("BDAT", Fault.BARE_LINE_END.name.lower(), "554")
             self._reset_transaction()
             return replies.DATA_BARE_LINE_END
@@ -131,7 +131,7 @@ class ContentVerbs(TransactionVerbs):
 
     def _size_limit(self) -> int:
         limit = self.connector.config.limits.message_size
-        lifted = Permission.BYPASS_MESSAGE_SIZE_LIMIT in self.connector.policy.permissions(self.facts)
+        lifted = self.connector.policy.access(self.facts.principals).bypass_size
         return HARD_SIZE_LIMIT if lifted or not limit else limit
 
     def _take(self, content: bytearray, *, plain: bool = False) -> bytes:

@@ -30,10 +30,9 @@ class Dispatch(ContentVerbs):
     """By name in upper case: all of them."""
     _verbs_at_once: Mapping[bytes, VerbAtOnce]
     """Those that wait for nothing."""
-    _between_commands = False
-    _line_due: bytes | None = None
-    _scanner: DataScanner | None = None
-    _errors = 0
+    _between_commands: bool
+    _line_due: bytes | None
+    """The command that the coroutine was woken for."""
 
     def _tls_failed(self, error: TLSSetupException) -> None:
         """Count a handshake that failed, and end the session."""
@@ -42,7 +41,7 @@ class Dispatch(ContentVerbs):
     def data_received(self, data: bytes) -> None:
         """Take bytes; those of a refused connection go nowhere."""
         if self._sink is None and self._is_parked():
-            line = self._input.lone_line(data, self.input_line_limit)
+            line = self._input.lone_line(data)
             if line is None or self._is_over():
                 self._input.feed(data)
                 answered = self._answer_at_once()
@@ -75,7 +74,7 @@ class Dispatch(ContentVerbs):
         while not self._is_over():
             if self._handing_over:
                 break
-            line = self._input.next_line(self.input_line_limit)
+            line = self._input.next_line()
             if line is None:
                 break
             if isinstance(line, Flaw):
@@ -174,7 +173,7 @@ class Dispatch(ContentVerbs):
     def _reply(self, reply: bytes) -> None:
         if reply:
             self._writer.write(reply)
-            if reply[0] == 0x35:  # "5"
+            if reply >= b"5":
                 self._count_error()
 
     def _answer(self, line: bytes) -> bytes | Awaitable[bytes]:

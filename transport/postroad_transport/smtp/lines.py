@@ -21,11 +21,17 @@ class InputBuffer:
 
     What one read brought in is used up before the next in nearly every case, so bytes with a cursor are
     cheaper than a buffer that is appended to: a command line costs one slice.
+
+    Parameters
+    ----------
+    limit : int
+        Bytes of the longest line, without its CRLF.
     """
 
-    __slots__ = ("_data", "_skip_answered", "_skipping", "_start")
+    __slots__ = ("_data", "_limit", "_skip_answered", "_skipping", "_start")
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
         self._data = b""
         self._start = 0
         self._skipping = False
@@ -40,13 +46,13 @@ class InputBuffer:
         self._data = self._data[start:] + data if start < len(self._data) else data
         self._start = 0
 
-    def lone_line(self, data: bytes, limit: int) -> bytes | None:
+    def lone_line(self, data: bytes) -> bytes | None:
         """Return `data` without its CRLF where it is one good line and nothing waits before it, else None: feed it.
 
         So does a client write that waits for each reply, and what never enters the buffer need not be taken out.
         """
         end = len(data) - 2
-        if end > limit or data.find(b"\n") != end + 1 or data.find(b"\r") != end:
+        if end > self._limit or data.find(b"\n") != end + 1 or data.find(b"\r") != end:
             return None
         return data[:end] if self._start == len(self._data) and not self._skipping else None
 
@@ -69,7 +75,7 @@ class InputBuffer:
         found = self._data.find(separator, self._start)
         return found if found < 0 else found - self._start
 
-    def next_line(self, limit: int) -> bytes | Flaw | None:
+    def next_line(self) -> bytes | Flaw | None:
         """Remove and return the next line without its CRLF; None when more input is needed.
 
         A line of more than `limit` bytes, or one holding a CR or LF of its own, is dropped as it comes in and
@@ -83,14 +89,14 @@ class InputBuffer:
                 return None
             end = data.find(b"\r\n", start)
             if end < 0:
-                return self._incomplete(start, limit)
+                return self._incomplete(start)
             self._start = end + 2
             if self._skipping:
                 self._skipping = False
                 if not self._skip_answered:
                     return Flaw.TOO_LONG
                 continue
-            if end - start > limit:
+            if end - start > self._limit:
                 return Flaw.TOO_LONG
             line = data[start:end]
             if 0x0A in line or 0x0D in line:  # ten times as fast as with bytes on the left
@@ -104,10 +110,10 @@ class InputBuffer:
         else:
             self._start = position
 
-    def _incomplete(self, start: int, limit: int) -> Flaw | None:
+    def _incomplete(self, start: int) -> Flaw | None:
         data = self._data
         bare = not self._skipping and data.find(b"\n", start) >= 0
-        if bare or self._skipping or len(data) - start > limit + 1:
+        if bare or self._skipping or len(data) - start > self._limit + 1:
             if not self._skipping:
                 self._skipping, self._skip_answered = True, bare
             # A CR at the very end may be the first half of the CRLF that ends this line.

@@ -45,8 +45,6 @@ class SMTP(Commands):
 
     line_too_long_reply = b"500 Command line too long\r\n"
     bare_line_end_reply = b"500 5.5.2 Error: bare <CR> or <LF> received\r\n"
-    input_line_limit = 12_288
-    """Bytes of any line, AUTH's responses included (RFC 4954 section 4)."""
     refuse_bare_line_ends = False
     """Refuse content with a CR or LF outside of CRLF."""
 
@@ -244,7 +242,7 @@ class SMTP(Commands):
         """Take commands until the session ends."""
         next_line = self._input.next_line
         while not self._ending:
-            line = next_line(self.input_line_limit)
+            line = next_line()
             if self._stopping and not isinstance(line, Flaw) and not self._in_transaction():
                 self._writer.write(self.shutdown_reply)
                 return

@@ -22,19 +22,18 @@ def message_id(now: float, random_bits: int) -> str:
         40 random bits, which keep identifiers of one millisecond apart, also between workers and pods.
     """
     low, pairs = random_bits & (1 << 40) - 1, _PAIRS
+    milliseconds = int(now * 1000)
     return (
-        f"{_moment(int(now * 1000))}"
+        f"{_prefix(milliseconds >> 10)}{pairs[milliseconds & 1023]}"
         f"{pairs[low >> 30]}{pairs[low >> 20 & 1023]}{pairs[low >> 10 & 1023]}{pairs[low & 1023]}"
     )
 
 
 @lru_cache(maxsize=4)
-def _moment(milliseconds: int) -> str:
-    high, pairs = milliseconds & (1 << 45) - 1, _PAIRS
-    return (
-        f"{_ALPHABET[high >> 40]}{pairs[high >> 30 & 1023]}{pairs[high >> 20 & 1023]}{pairs[high >> 10 & 1023]}"
-        f"{pairs[high & 1023]}"
-    )
+def _prefix(moment: int) -> str:
+    """Return the letters that stay the same for 1,024 milliseconds."""
+    high, pairs = moment & (1 << 35) - 1, _PAIRS
+    return f"{_ALPHABET[high >> 30]}{pairs[high >> 20 & 1023]}{pairs[high >> 10 & 1023]}{pairs[high & 1023]}"
 
 
 def address_literal(ip: str) -> str:

@@ -48,6 +48,52 @@ class Reception(Dispatch, Exch50, AnonymousTls, PartnerVerbs):
         Takes back that the session was counted in advance.
     """
 
+    # Beyond 30 attributes in its dictionary an object shares their names with no other of its class, and CPython then
+    # looks every method up anew.
+    __slots__ = (
+        "_admitted",
+        "_begun",
+        "_between_commands",
+        "_chunks",
+        "_chunks_refused",
+        "_ending",
+        "_eof",
+        "_errors",
+        "_failed_logins",
+        "_handing_over",
+        "_handler_coroutine",
+        "_input",
+        "_line_due",
+        "_mail",
+        "_messages",
+        "_peer",
+        "_port",
+        "_reading_paused",
+        "_recipients",
+        "_recipients_refused",
+        "_release",
+        "_resume_waiter",
+        "_scanner",
+        "_sender",
+        "_sessions",
+        "_sink",
+        "_stopping",
+        "_timeout_duration",
+        "_timer",
+        "_verbs",
+        "_verbs_at_once",
+        "_waiter",
+        "_write_paused",
+        "_writer",
+        "connector",
+        "facts",
+        "loop",
+        "mode",
+        "serving",
+        "session",
+        "transport",
+    )
+
     line_too_long_reply = replies.LINE_TOO_LONG
     bare_line_end_reply = replies.BARE_LINE_END
     shutdown_reply = replies.SHUTTING_DOWN
@@ -76,6 +122,10 @@ class Reception(Dispatch, Exch50, AnonymousTls, PartnerVerbs):
         self._verbs_at_once = VERBS_AT_ONCE
         self._messages = 0
         self._failed_logins = 0
+        self._errors = 0
+        self._between_commands = False
+        self._line_due = None
+        self._scanner = None
         self._reset_transaction()
 
     # The life of a session.
