@@ -53,3 +53,18 @@ def test_endless_line_takes_no_memory():
     buffer.feed(b"\r\nNOOP\r\n")
     assert buffer.next_line() is Flaw.TOO_LONG
     assert buffer.next_line() == b"NOOP"
+
+
+@given(
+    data=st.lists(st.sampled_from([b"\r\n", b"\r", b"\n", b"NOOP", b" ", b"x" * 39])).map(b"".join).filter(len),
+    before=st.sampled_from([b"", b"RS", b"x" * 50]),
+)
+def test_a_lone_line_is_the_one_that_the_buffer_would_give(data, before):
+    alone, fed = InputBuffer(40), InputBuffer(40)
+    for buffer in (alone, fed):
+        buffer.feed(before)
+        assert buffer.next_line() is None
+    fed.feed(data)
+    expected = fed.next_line()
+    is_lone = not before and isinstance(expected, bytes) and fed.next_line() is None and not len(fed)
+    assert alone.lone_line(data) == (expected if is_lone else None)

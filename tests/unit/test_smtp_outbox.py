@@ -35,7 +35,6 @@ async def test_replies_leave_at_the_end_of_the_turn_one_write_for_each_session()
     for reply in (b"250 one\r\n", b"250 two\r\n"):
         for writer in writers:
             writer.write(reply)
-            writer.flush_soon()
     assert [transport.sent for transport in transports] == [[], []]
     await asyncio.sleep(0)
     assert [transport.sent for transport in transports] == [[b"250 one\r\n250 two\r\n"]] * 2
@@ -47,7 +46,6 @@ async def test_a_connection_that_breaks_takes_no_other_ones_replies_along(caplog
     for transport in (broken, closed, good):
         writer = ReplyWriter(transport, outbox)
         writer.write(b"250 ok\r\n")
-        writer.flush_soon()
     await asyncio.sleep(0)
     assert good.sent == [b"250 ok\r\n"]
     assert closed.sent == []
@@ -60,7 +58,6 @@ async def test_a_reply_that_must_leave_now_takes_those_before_it_along():
     transport = _Transport()
     writer = ReplyWriter(transport, outbox)
     writer.write(b"250 ok\r\n")
-    writer.flush_soon()
     writer.write(b"220 go ahead\r\n")
     writer.flush()
     await asyncio.sleep(0)

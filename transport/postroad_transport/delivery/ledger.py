@@ -79,7 +79,7 @@ class Ledger:
             self._plan(message, envelope.recipients, now, announce=fresh)
             if not message.entries:
                 self.unsaved[envelope.id] = message
-            elif content is not None and any(entry.destination.is_open(now) for entry in message.entries):
+            elif content is not None and _may_start(message.entries, now):
                 self.contents.keep(envelope.id, content, envelope.size)
         except Exception as error:
             # It stays in the store, and is looked at again at the next start.
@@ -200,6 +200,14 @@ class Ledger:
             now=now,
             delay_pending=_delay_pending(envelope, recipients),
         )
+
+
+def _may_start(entries: Sequence[Entry], now: float) -> bool:
+    # No `any`: a generator costs more than what is asked, here and below.
+    for entry in entries:  # noqa: SIM110
+        if entry.destination.is_open(now):
+            return True
+    return False
 
 
 def _delay_pending(envelope: Envelope, recipients: Sequence[Recipient]) -> bool:

@@ -233,10 +233,6 @@ class ContentVerbs(TransactionVerbs):
         else:
             chunks.extend(report.kept)
             chunks.append(memoryview(content)[report.header_end :])
-        submitter, priority = mail.submitter, mail.priority
-        if submitter or priority:
-            permissions = self.connector.policy.permissions(facts)
-            submitter, priority = passed_on(submitter, priority, permissions, account=facts.account)
         envelope = Envelope(
             id=identifier,
             received_at=now,
@@ -245,16 +241,20 @@ class ContentVerbs(TransactionVerbs):
             size=content_size(chunks),
             body=mail.body,
             smtputf8=mail.smtputf8,
-            ret=mail.ret,
-            envid=mail.envid,
-            submitter=submitter,
-            priority=priority,
             connector=self.connector.config.name,
             client=facts.remote_ip,
             account=facts.account,
             auth_as=headers.auth_as(facts, report),
             hops=report.hops,
         )
+        # What few messages have is not passed above: CPython calls with so many arguments the slow way.
+        if mail.ret or mail.envid:
+            envelope.ret, envelope.envid = mail.ret, mail.envid
+        if mail.submitter or mail.priority:
+            permissions = self.connector.policy.permissions(facts)
+            envelope.submitter, envelope.priority = passed_on(
+                mail.submitter, mail.priority, permissions, account=facts.account
+            )
         return envelope, chunks
 
     def _tls_comment(self) -> str:

@@ -45,8 +45,8 @@ class Dispatch(ContentVerbs):
             if line is None or self._is_over():
                 self._input.feed(data)
                 answered = self._answer_at_once()
-            elif answered := (self._answer_line(line) and not self._ending):
-                self._writer.flush_soon()
+            else:
+                answered = self._answer_line(line) and not self._ending
             if not answered:
                 self._wake()
         elif self._handler_coroutine is not None:
@@ -86,7 +86,6 @@ class Dispatch(ContentVerbs):
                 break
         else:
             return False
-        self._writer.flush_soon()
         self._resume_reading()
         return True
 

@@ -51,10 +51,12 @@ class InputBuffer:
 
         So does a client write that waits for each reply, and what never enters the buffer need not be taken out.
         """
-        end = len(data) - 2
-        if end > self._limit or data.find(b"\n") != end + 1 or data.find(b"\r") != end:
+        lines = data.splitlines()
+        if len(lines) != 1 or self._skipping or self._start < len(self._data):
             return None
-        return data[:end] if self._start == len(self._data) and not self._skipping else None
+        line = lines[0]
+        # CRLF is the only line end of two octets.
+        return line if len(line) == len(data) - 2 and len(line) <= self._limit else None
 
     def clear(self) -> None:
         """Forget everything: what came in clear before a TLS handshake (RFC 3207 section 4.2)."""

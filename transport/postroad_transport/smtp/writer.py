@@ -50,7 +50,9 @@ class ReplyWriter:
         """Set here, or by the connection when it is lost: nothing can be sent any more."""
 
     def write(self, data: bytes) -> None:
-        """Add to the group; it leaves with :meth:`flush` or :meth:`flush_soon`."""
+        """Add to the group; it leaves at the end of this turn where there is an outbox, else with :meth:`flush`."""
+        if self._outbox is not None and not self._pending:
+            self._outbox.add(self)
         self._pending.append(data)
 
     def flush(self) -> None:
@@ -61,11 +63,9 @@ class ReplyWriter:
         pending.clear()
 
     def flush_soon(self) -> None:
-        """Hand the group to the transport at the end of this turn of the event loop, where there is an outbox."""
+        """Hand the group to the transport at the end of this turn of the event loop, at once without an outbox."""
         if self._outbox is None:
             self.flush()
-        elif self._pending:
-            self._outbox.add(self)
 
     async def drain(self) -> None:
         """Hand the group over. How much the transport may hold is the connection's business."""
