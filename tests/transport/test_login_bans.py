@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 
 import bcrypt
@@ -23,6 +24,7 @@ from postroad_transport.config import (
     Principal,
     ReceiveLimits,
 )
+from postroad_transport.smtp import sessions
 
 USERS_ONLY = (Grant(principal=Principal.AUTHENTICATED_USERS, permission=Permission.SUBMIT),)
 BANNED = "421 4.7.0 Too many failed logins from your address, try again later"
@@ -47,12 +49,12 @@ def make(make_tier, tmp_path, store):
     lines = [f"user:{hashed}", f"kim:{derive('pencil', iterations=4096)}"]
     (tmp_path / "secrets" / "users").write_text("\n".join(lines))
 
-    async def make(*, grants=USERS_ONLY, **bans):
+    async def make(*, grants=USERS_ONLY, tarpit=0.0, **bans):
         return await make_tier(
             connector(
                 grants=grants,
                 auth_mechanisms=(AuthMechanism.BASIC_AUTH,),
-                limits=ReceiveLimits(tarpit=0.0),
+                limits=ReceiveLimits(tarpit=tarpit),
                 authentication=Authentication(
                     accounts_file="users", bans=Bans(**{"failures": 3, "account_failures": 0, **bans})
                 ),
@@ -83,6 +85,36 @@ async def test_a_banned_address_is_refused_at_connect_where_nothing_can_be_done_
     assert tier.count("postroad_bans_total", kind="address") == 1
     assert tier.count("postroad_ban_refusals_total", kind="address") == 1
     assert tier.events().count('"session.refused"') == 0
+
+
+@pytest.mark.parametrize("grants", [USERS_ONLY, USERS_ONLY + INTERNET], ids=["at connect", "at its login"])
+async def test_a_banned_address_waits_for_its_refusal_so_that_it_does_not_come_again_at_once(make, grants):
+    tier = await make(grants=grants, tarpit=0.05, failures=1)
+    line = await from_address(tier, "127.0.0.2")
+    await line.ask(plain("user", "wrong"))
+    clock = asyncio.get_running_loop().time
+    began = clock()
+    if grants == USERS_ONLY:
+        again = await tier.connect(local_addr=("127.0.0.2", 0))
+        assert await again.reply() == BANNED
+    else:
+        assert await line.ask(plain()) == BANNED
+    assert clock() - began >= 0.15
+
+
+async def test_only_so_many_banned_clients_are_kept_waiting(make, monkeypatch):
+    monkeypatch.setattr(sessions, "MAX_HELD", 1)
+    tier = await make(tarpit=600.0, failures=1)
+    guess = asyncio.create_task((await from_address(tier, "127.0.0.2")).ask(plain("user", "wrong")))
+    while not tier.count("postroad_bans_total", kind="address"):
+        await asyncio.sleep(0)
+    held = await tier.connect(local_addr=("127.0.0.2", 0))
+    while not tier.count("postroad_sessions_refused_total", reason="banned"):
+        await asyncio.sleep(0)
+    again = await tier.connect(local_addr=("127.0.0.2", 0))
+    assert await again.reply() == BANNED
+    guess.cancel()
+    held.writer.close()
 
 
 async def test_a_banned_address_may_still_send_what_needs_no_login(make):

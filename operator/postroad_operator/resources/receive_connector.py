@@ -135,7 +135,7 @@ class Limits(Model):
     total_timeout: Duration = "1h"
     """Longest session."""
     tarpit: Duration = "5s"
-    """Delay before the reply to a failed login or an unknown recipient."""
+    """Delay before the reply to a failed login; who is turned away unheard waits three times as long and more."""
 
 
 class Extensions(Model):

@@ -28,8 +28,6 @@ from postroad_transport.tls.binding import binding
 
 MAX_FAILED_LOGINS = 3
 """Failed attempts on one connection; the connection is closed after the last."""
-SPREAD = 0.5
-"""Part of the tarpit's delay by which the replies to logins that had no turn are spread."""
 STEP_TIMEOUT = 60.0
 """Seconds after which a step of a mechanism is given up, should its source have no limit of its own."""
 
@@ -78,7 +76,8 @@ class Authentication(ContentVerbs):
         if self._standing is Standing.BANNED:
             connector.bans.refused(ADDRESS)
             self._ending = True
-            return replies.BANNED
+            self._reply_due = self.loop.time() + self.serving.turned_away(connector.config.limits.tarpit)
+            return self._refused_login(replies.BANNED)
         return self._authenticate_with(connector.authenticator, name, words[1] if len(words) == 2 else None)
 
     async def _authenticate_with(self, authenticator: Authenticator, name: str, response: bytes | None) -> bytes:
@@ -88,8 +87,7 @@ class Authentication(ContentVerbs):
             return error.reply.encode()
         except OverloadedError:
             self._count_login(name, "overloaded")
-            # Who comes again at once would only wait again, and a flood must not come again all at once.
-            self._reply_due += SPREAD * self.connector.config.limits.tarpit * self.serving.random_bits(16) / 2**16
+            self._reply_due = self.loop.time() + self.serving.turned_away(self.connector.config.limits.tarpit)
             return await self._refused_login(replies.AUTH_UNAVAILABLE)
         except (AuthUnavailableError, TimeoutError):
             self._count_login(name, "unavailable")

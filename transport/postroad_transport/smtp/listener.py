@@ -131,6 +131,7 @@ class _Port:
         except _NotServedError as error:
             # Nothing that could be said in clear would be understood here.
             metrics.sessions_refused.labels(error.reason).inc()
+            await asyncio.sleep(error.delay)
         except OSError:
             metrics.sessions_refused.labels("disconnected").inc()
         finally:
@@ -177,7 +178,7 @@ class _Port:
         connector = serving.connectors[policy.config.name]
         refusal = self._sessions.admission(connector, peer[0])
         if refusal is not None:
-            raise _NotServedError(refusal[0])
+            raise _NotServedError(refusal.reason, refusal.delay)
         if connector.tls_context is None:
             raise _NotServedError("no_certificate")
         return connector
@@ -191,11 +192,12 @@ class _Port:
 
 
 class _NotServedError(Exception):
-    """The client gets no session on an implicit TLS port; `reason` is a label value."""
+    """The client gets no session on an implicit TLS port: `reason`, a label value, and when it hears of it."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, delay: float = 0.0) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.delay = delay
 
 
 class _Factory:

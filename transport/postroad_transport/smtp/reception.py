@@ -24,7 +24,7 @@ from postroad_transport.smtp.connection import tls_facts
 from postroad_transport.smtp.dispatch import Dispatch, Verb, VerbAtOnce
 from postroad_transport.smtp.exch50 import Exch50
 from postroad_transport.smtp.partners import PartnerVerbs
-from postroad_transport.smtp.sessions import Sessions
+from postroad_transport.smtp.sessions import Refusal, Sessions
 from postroad_transport.smtp.writer import ReplyWriter
 from postroad_transport.tls.failures import refused_afterwards
 
@@ -142,12 +142,12 @@ class Reception(Dispatch, Exch50, AnonymousTls, PartnerVerbs):
         ip = peer[0]
         policy = self.serving.tier.connectors.select(self._port, ip)
         if policy is None:
-            self._refuse_connection("no_connector", replies.NO_CONNECTOR)
+            self._refuse_connection(Refusal("no_connector", replies.NO_CONNECTOR))
             return
         self.connector = connector = self.serving.connectors[policy.config.name]
         refusal = self._sessions.admission(connector, ip)
         if refusal is not None:
-            self._refuse_connection(*refusal)
+            self._refuse_connection(refusal)
             return
         limits = connector.config.limits
         self.mode = connector.tls_modes[self._port]
@@ -166,10 +166,17 @@ class Reception(Dispatch, Exch50, AnonymousTls, PartnerVerbs):
             self._count_handshake()
         self._handler_coroutine = self.loop.create_task(self._handle_client())
 
-    def _refuse_connection(self, reason: str, reply: bytes) -> None:
-        self._sessions.connection_refused(self.session.peer[0], self._port, reason)
-        self._writer.write(reply)
-        self._writer.close()
+    def _refuse_connection(self, refusal: Refusal) -> None:
+        self._sessions.connection_refused(self.session.peer[0], self._port, refusal.reason)
+        if refusal.delay:
+            self.loop.call_later(refusal.delay, self._turn_away, refusal.reply)
+        else:
+            self._turn_away(refusal.reply)
+
+    def _turn_away(self, reply: bytes) -> None:
+        if not self._writer.closed:
+            self._writer.write(reply)
+            self._writer.close()
 
     def connection_lost(self, error: Exception | None) -> None:
         """End the session. A message that is being committed is committed all the same."""

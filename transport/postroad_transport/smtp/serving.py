@@ -24,6 +24,7 @@ from postroad_transport.policy.direct_trust import VERB, check_anonymous_tls
 from postroad_transport.policy.principals import initial_principals
 from postroad_transport.policy.proof import PeerProof
 from postroad_transport.policy.session import SessionFacts
+from postroad_transport.policy.tarpit import turned_away
 from postroad_transport.policy.tier import TierPolicy
 from postroad_transport.policy.verdict import Allow
 from postroad_transport.smtp.received import message_id
@@ -156,6 +157,10 @@ class Serving:
     def new_message_id(self) -> str:
         """Return a fresh identifier."""
         return message_id(self.clock(), self.random_bits(40))
+
+    def turned_away(self, tarpit: float) -> float:
+        """Return the seconds until a client that is turned away now hears of it; see :mod:`..policy.tarpit`."""
+        return turned_away(tarpit, self.random_bits(16) / 2**16)
 
     def resuming(self) -> dict[ssl.SSLContext, bytes]:
         """Return the TLS contexts whose clients may resume sessions, each with its identity."""

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from postroad_transport.auth.ban_store import ADDRESS
 from postroad_transport.auth.bans import Standing
@@ -20,6 +20,20 @@ BANNED = "banned"
 """Label value of a connection refused by a ban."""
 REFUSALS_LOGGED = 600
 """Refused commands that are logged in a minute, by rule: each may be somebody's mail, so many."""
+
+
+MAX_HELD = 1000
+"""Connections of banned addresses that are kept waiting at a time."""
+
+
+class Refusal(NamedTuple):
+    """Why a connection gets no session."""
+
+    reason: str
+    """A label value."""
+    reply: bytes
+    delay: float = 0.0
+    """Seconds to keep the client waiting for it."""
 
 
 class Stoppable(Protocol):
@@ -45,24 +59,37 @@ class Sessions:
         self._emptied = asyncio.Event()
         self._failures = SparingLog()
         self._refusals = SparingLog(most=REFUSALS_LOGGED)
+        self._held = 0
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def admission(self, connector: PreparedConnector, ip: str) -> tuple[str, bytes] | None:
-        """Return (reason, reply) when another session of `ip` cannot be had, None when it can."""
+    def admission(self, connector: PreparedConnector, ip: str) -> Refusal | None:
+        """Return why another session of `ip` cannot be had, None when it can."""
         limits = connector.config.limits
         name = connector.config.name
         if self.draining:
-            return "shutting_down", replies.SHUTTING_DOWN
+            return Refusal("shutting_down", replies.SHUTTING_DOWN)
         if limits.connections and self._by_connector[name] >= limits.connections:
-            return "connections", replies.TOO_MANY_CONNECTIONS
+            return Refusal("connections", replies.TOO_MANY_CONNECTIONS)
         if limits.connections_per_source and self._by_source[name, ip] >= limits.connections_per_source:
-            return "connections_per_source", replies.TOO_MANY_FROM_SOURCE
+            return Refusal("connections_per_source", replies.TOO_MANY_FROM_SOURCE)
         if connector.is_for_logins_only and connector.bans.standing(ip) is Standing.BANNED:
             connector.bans.refused(ADDRESS)
-            return BANNED, replies.BANNED
+            return Refusal(BANNED, replies.BANNED, self._hold(limits.tarpit))
         return None
+
+    def _hold(self, tarpit: float) -> float:
+        """Return for how long a banned client is kept waiting: it would come again at once, and that costs most."""
+        if self._held >= MAX_HELD:
+            return 0.0
+        seconds = self.serving.turned_away(tarpit)
+        self._held += 1
+        asyncio.get_running_loop().call_later(seconds, self._let_go)
+        return seconds
+
+    def _let_go(self) -> None:
+        self._held -= 1
 
     def reserve(self, connector: PreparedConnector, ip: str) -> Callable[[], None]:
         """Count a session in advance, while its TLS handshake goes on; return what takes that back, once."""
