@@ -13,6 +13,8 @@ from typing import Protocol
 _END = b"\r\n.\r\n"
 _DOT_LINE = b"\r\n."
 _DOT = b"."
+_FEW_DOTS = 8
+_LARGE = 16 * 1024
 
 
 class Fault(Enum):
@@ -132,19 +134,15 @@ class DataScanner:
     def _find_end(self, start: int) -> int:
         """Return where the terminator begins, -1 where it has not come; note lines that begin with a dot.
 
-        Searched backwards, which is twice as fast: the line with a dot that is found first is nearly always the
-        terminator, at the very end of what was received, and the only one. A single octet is found ten times as
-        fast as three, and encoded attachments hold no dot at all.
+        Searched backwards: the line with a dot that is found first is nearly always the terminator, at the very end
+        of what was received, and the only one.
         """
         body = self._body
         if not self._stuffed:
-            if body.rfind(_DOT, start) < 0:
-                return -1
-            dot = body.rfind(_DOT_LINE, start)
+            dot = _last_dot_line(body, start, len(body))
             if dot < 0:
                 return -1
-            alone = body.rfind(_DOT, start, dot + 2) < 0 or body.rfind(_DOT_LINE, start, dot + 2) < 0
-            if alone and body.startswith(_END, dot):
+            if body.startswith(_END, dot) and _last_dot_line(body, start, dot + 2) < 0:
                 return dot
             self._stuffed = True
         return body.find(_END, start)
@@ -172,3 +170,19 @@ class DataScanner:
                 return
             start = last + 2
         self._line_start = start
+
+
+def _last_dot_line(body: bytearray, start: int, end: int) -> int:
+    """Return where the last CRLF before a line that begins with a dot stands in `body[start:end]`, or -1.
+
+    A single octet is found ten times as fast as three, and a large content is an encoded attachment more often than
+    text: it has no dots but the header's.
+    """
+    for _ in range(_FEW_DOTS if end - start > _LARGE else 1):
+        dot = body.rfind(_DOT, start, end)
+        if dot < 0:
+            return -1
+        if body.startswith(_DOT_LINE, dot - 2):
+            return dot - 2
+        end = dot
+    return body.rfind(_DOT_LINE, start, end)
