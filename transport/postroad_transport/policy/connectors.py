@@ -7,7 +7,7 @@ for each length in use, however many connectors and ranges there are.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from postroad_transport.config import Grant, Permission, ReceiveConnector, TierConfig
@@ -15,7 +15,7 @@ from postroad_transport.policy.domain_security import secured_domains
 from postroad_transport.policy.networks import Network, holds, parse_address, parse_network
 from postroad_transport.policy.principals import effective_permissions
 from postroad_transport.policy.session import SessionFacts
-from postroad_transport.policy.verdict import Allow
+from postroad_transport.policy.verdict import Allow, Refuse
 
 _CACHED_PRINCIPAL_SETS = 4096
 
@@ -34,7 +34,9 @@ class Access:
         "bypass_size",
         "exch50",
         "login",
+        "mail_rules",
         "may_submit",
+        "message_rules",
         "permissions",
         "relay",
         "submit",
@@ -52,6 +54,9 @@ class Access:
         self.login = Allow("login", because(connector, principals, Permission.SUBMIT))
         self.submit = Allow("submit", self.login.because)
         self.relay = Allow("relay", because(connector, principals, Permission.ACCEPT_ANY_RECIPIENT))
+        self.mail_rules: tuple[Callable[..., Refuse | None], ...] | None = None
+        self.message_rules: tuple[Callable[..., Refuse | None], ...] | None = None
+        """The rules that can refuse something here, once :mod:`.receive` has asked for them."""
 
 
 class ConnectorPolicy:

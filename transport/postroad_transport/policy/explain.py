@@ -350,7 +350,7 @@ class _Walk:
             self._note(
                 "MAIL",
                 text,
-                rule(tier, connector, session, access, sender, size)
+                rule.ask(tier, connector, session, access, sender, size)
                 or Allow(name, mail_passes(name, tier, connector, session, sender, size)),
             )
             for name, rule in MAIL_RULES.items()
@@ -390,7 +390,7 @@ class _Walk:
         tier, connector, session = self.tier, self.connector, self.session
         access = connector.access(session.principals)
         for name, rule in MESSAGE_RULES.items():
-            verdict = rule(tier, connector, session, access, report, size) or Allow(
+            verdict = rule.ask(tier, connector, session, access, report, size) or Allow(
                 name, message_passes(name, connector, session, report, size)
             )
             if not self._note("DATA", scenario.header_from, verdict):

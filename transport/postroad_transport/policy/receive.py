@@ -14,7 +14,8 @@ always fine.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from postroad_transport.config import Permission, Principal
 from postroad_transport.policy.address import Mailbox
@@ -72,14 +73,22 @@ def check_mail(
         What the SIZE parameter declares, in bytes; None without one.
     """
     access = connector.access(session.principals)
-    for rule in MAIL_RULES.values():
-        refusal = rule(tier, connector, session, access, sender, size)
+    rules = access.mail_rules
+    if rules is None:
+        rules = access.mail_rules = _that_matter(MAIL_RULES.values(), connector, access)
+    for ask in rules:
+        refusal = ask(tier, connector, session, access, sender, size)
         if refusal is not None:
             return refusal
     return access.submit
 
 
-MailRule = Callable[[TierPolicy, ConnectorPolicy, SessionFacts, Access, Mailbox | None, int | None], Refuse | None]
+class MailRule(NamedTuple):
+    """A rule of MAIL."""
+
+    ask: Callable[[TierPolicy, ConnectorPolicy, SessionFacts, Access, Mailbox | None, int | None], Refuse | None]
+    matters: Callable[[ConnectorPolicy, Access], bool]
+    """Whether it can refuse anything to sessions with this access: one that cannot is not asked."""
 
 
 def _require_tls(
@@ -137,11 +146,11 @@ def _declared_size(
 
 
 MAIL_RULES: dict[str, MailRule] = {
-    "requireTLS": _require_tls,
-    "domainSecurity": _domain_security,
-    "submit": _submit,
-    "sender": _sender,
-    "size": _declared_size,
+    "requireTLS": MailRule(_require_tls, lambda connector, _: connector.config.require_tls),
+    "domainSecurity": MailRule(_domain_security, lambda connector, _: bool(connector.secure_domains)),
+    "submit": MailRule(_submit, lambda _, access: not access.may_submit),
+    "sender": MailRule(_sender, lambda _, access: not (access.any_sender and access.authoritative_sender)),
+    "size": MailRule(_declared_size, lambda connector, access: _is_limited(connector, access)),
 }
 """The rules of MAIL by name, in the order in which they are asked."""
 
@@ -188,14 +197,28 @@ def check_message(
 ) -> Verdict:
     """Decide at the end of DATA; `size` is in bytes, as received."""
     access = connector.access(session.principals)
-    for rule in MESSAGE_RULES.values():
-        refusal = rule(tier, connector, session, access, report, size)
+    rules = access.message_rules
+    if rules is None:
+        rules = access.message_rules = _that_matter(MESSAGE_RULES.values(), connector, access)
+    for ask in rules:
+        refusal = ask(tier, connector, session, access, report, size)
         if refusal is not None:
             return refusal
     return _ALLOW_MESSAGE
 
 
-MessageRule = Callable[[TierPolicy, ConnectorPolicy, SessionFacts, Access, HeaderReport, int], Refuse | None]
+class MessageRule(NamedTuple):
+    """A rule at the end of DATA."""
+
+    ask: Callable[[TierPolicy, ConnectorPolicy, SessionFacts, Access, HeaderReport, int], Refuse | None]
+    matters: Callable[[ConnectorPolicy, Access], bool]
+    """See :class:`MailRule`."""
+
+
+def _that_matter(
+    rules: Iterable[MailRule | MessageRule], connector: ConnectorPolicy, access: Access
+) -> tuple[Callable[..., Refuse | None], ...]:
+    return tuple(rule.ask for rule in rules if rule.matters(connector, access))
 
 
 def _message_size(
@@ -254,17 +277,20 @@ def _header_sender(
 
 
 MESSAGE_RULES: dict[str, MessageRule] = {
-    "size": _message_size,
-    "headerSize": _header_size,
-    "hopCount": _hop_count,
-    "headerSender": _header_sender,
+    "size": MessageRule(_message_size, lambda connector, access: _is_limited(connector, access)),
+    "headerSize": MessageRule(_header_size, lambda connector, _: bool(connector.config.limits.header_size)),
+    "hopCount": MessageRule(_hop_count, lambda connector, _: bool(connector.config.limits.hop_count)),
+    "headerSender": MessageRule(_header_sender, lambda _, access: not access.any_sender),
 }
 """The rules at the end of DATA by name, in the order in which they are asked."""
 
 
 def _exceeds(connector: ConnectorPolicy, access: Access, size: int) -> bool:
-    limit = connector.config.limits.message_size
-    return bool(limit) and size > limit and not access.bypass_size
+    return size > connector.config.limits.message_size and _is_limited(connector, access)
+
+
+def _is_limited(connector: ConnectorPolicy, access: Access) -> bool:
+    return bool(connector.config.limits.message_size) and not access.bypass_size
 
 
 def _sender_permission(tier: TierPolicy, session: SessionFacts, access: Access, sender: Mailbox) -> Permission | None:

@@ -41,8 +41,9 @@ class Dispatch(ContentVerbs):
     def data_received(self, data: bytes) -> None:
         """Take bytes; those of a refused connection go nowhere."""
         if self._sink is None and self._is_parked():
-            line = self._input.lone_line(data)
-            if line is None or self._is_over():
+            # What is out of the ordinary is looked at one by one below.
+            line = None if self._ending or self._write_paused or self._stopping else self._input.lone_line(data)
+            if line is None:
                 self._input.feed(data)
                 answered = self._answer_at_once()
             else:

@@ -86,7 +86,7 @@ class TransactionVerbs(SMTP):
             return self.refused_parameter("MAIL", Reply(501, "5.1.7", str(error)))
         if isinstance(parameters, Reply):
             return self.refused_parameter("MAIL", parameters)
-        if sender is not None and not parameters.smtputf8 and not _is_ascii(sender):
+        if sender is not None and not parameters.smtputf8 and not sender.address.isascii():
             self.refused("MAIL", "smtputf8", "553")
             return replies.NON_ASCII_ADDRESS
         if self.connector.policy.secure_domains:
@@ -137,7 +137,3 @@ class TransactionVerbs(SMTP):
                 orcpt=parameters.orcpt,
             )
         return replies.RECIPIENT_OK
-
-
-def _is_ascii(mailbox: Mailbox) -> bool:
-    return mailbox.local.isascii() and mailbox.domain.isascii()
