@@ -665,3 +665,13 @@ def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
+
+
+async def test_a_session_keeps_so_few_attributes_in_its_dictionary_that_its_methods_are_found_fast(tier):
+    line = await tier.connect()
+    await line.start()
+    await line.script("MAIL FROM:<a@client.example>", "RCPT TO:<b@example.com>", "DATA")
+    assert (await line.ask("Subject: test\r\n\r\ntext\r\n."))[:3] == "250"
+    (session,) = tier.listeners.sessions._open
+    # SHARED_KEYS_MAX_SIZE of CPython's dictobject.c; see Reception.__slots__.
+    assert len(vars(session)) <= 30

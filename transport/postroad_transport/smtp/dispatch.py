@@ -173,7 +173,7 @@ class Dispatch(ContentVerbs):
     def _reply(self, reply: bytes) -> None:
         if reply:
             self._writer.write(reply)
-            if reply >= b"5":
+            if reply >= b"5":  # 5yz
                 self._count_error()
 
     def _answer(self, line: bytes) -> bytes | Awaitable[bytes]:
