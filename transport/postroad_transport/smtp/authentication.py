@@ -87,7 +87,8 @@ class Authentication(ContentVerbs):
             return error.reply.encode()
         except OverloadedError:
             self._count_login(name, "overloaded")
-            self._reply_due = self.loop.time() + self.serving.turned_away(self.connector.config.limits.tarpit)
+            tarpit = self.connector.config.limits.tarpit
+            self._reply_due += self.serving.turned_away(tarpit) - tarpit
             return await self._refused_login(replies.AUTH_UNAVAILABLE)
         except (AuthUnavailableError, TimeoutError):
             self._count_login(name, "unavailable")
