@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import time
 
 import bcrypt
 import pytest
@@ -12,17 +13,20 @@ from scramp import ScramClient
 
 from postroad_transport.auth import authenticator
 from postroad_transport.auth.accounts import Account
-from postroad_transport.auth.ban_store import BanStore
+from postroad_transport.auth.ban_store import ADDRESS, BanStore
+from postroad_transport.auth.check_gate import CheckGate, OverloadedError
 from postroad_transport.auth.fair_queue import ANYBODY, Origin
 from postroad_transport.auth.scram_keys import derive
 from postroad_transport.config import (
     Authentication,
     AuthMechanism,
     Bans,
+    Binding,
     Grant,
     Permission,
     Principal,
     ReceiveLimits,
+    TlsMode,
 )
 from postroad_transport.smtp import sessions
 
@@ -49,10 +53,11 @@ def make(make_tier, tmp_path, store):
     lines = [f"user:{hashed}", f"kim:{derive('pencil', iterations=4096)}"]
     (tmp_path / "secrets" / "users").write_text("\n".join(lines))
 
-    async def make(*, grants=USERS_ONLY, tarpit=0.0, **bans):
+    async def make(*, grants=USERS_ONLY, tarpit=0.0, tls=TlsMode.STARTTLS, **bans):
         return await make_tier(
             connector(
                 grants=grants,
+                bindings=(Binding(port=0, tls=tls),),
                 auth_mechanisms=(AuthMechanism.BASIC_AUTH,),
                 limits=ReceiveLimits(tarpit=tarpit),
                 authentication=Authentication(
@@ -100,6 +105,32 @@ async def test_a_banned_address_waits_for_its_refusal_so_that_it_does_not_come_a
     else:
         assert await line.ask(plain()) == BANNED
     assert clock() - began >= 0.15
+
+
+async def test_a_banned_address_waits_on_an_implicit_tls_port_too(make, store):
+    tier = await make(tarpit=0.05, tls=TlsMode.IMPLICIT)
+    await store.add_failure("internet", {ADDRESS: ("127.0.0.2", 1)}, Bans(), time.time())
+    clock = asyncio.get_running_loop().time
+    began = clock()
+    line = await tier.connect(local_addr=("127.0.0.2", 0))
+    assert await line.at_end()
+    assert clock() - began >= 0.15
+    assert tier.count("postroad_sessions_refused_total", reason="banned") == 1
+
+
+async def test_a_login_that_had_no_turn_waits_for_its_reply_as_long_and_is_no_failed_one(make, monkeypatch):
+    async def sent_away(*_: object) -> None:
+        raise OverloadedError
+
+    monkeypatch.setattr(CheckGate, "run", sent_away)
+    tier = await make(tarpit=0.05)
+    line = await from_address(tier, "127.0.0.2")
+    clock = asyncio.get_running_loop().time
+    began = clock()
+    assert (await line.ask(plain("user", "wrong")))[:9] == "454 4.7.0"
+    assert clock() - began >= 0.15
+    assert tier.count("postroad_authentications_total", result="overloaded") == 1
+    assert tier.count("postroad_authentications_total", result="failed") == 0
 
 
 async def test_only_so_many_banned_clients_are_kept_waiting(make, monkeypatch):
